@@ -1,0 +1,166 @@
+"""The batch is a table of columns: a dict from name to array.
+
+Letters, used in every docstring: P blocks, G completions in a block, L prompt
+width (left-padded), T completion width (right-padded), V vocabulary, D model
+width.  A block is one context and G completions of it.  This file holds the
+legend of the columns, `check` for tests and `--debug`, and the two moves that
+let a group span several blocks.
+"""
+
+from __future__ import annotations
+
+import typing as tp
+
+import numpy as np
+
+Table = dict[str, tp.Any]
+
+# name -> (axes, dtype kind, what it is). Methods may add columns without listing them.
+LEGEND: dict[str, tuple[str, str, str]] = {
+    "prompt_tokens": ("PL", "i", "the context that the loss conditions on, left-padded"),
+    "prompt_mask": ("PL", "b", "True: a real prompt token"),
+    "completion_tokens": ("PGT", "i", "right-padded; EOS, tool output, injected text too"),
+    "completion_mask": ("PGT", "b", "True: a real token; contiguous from the left"),
+    "loss_mask": ("PGT", "b", "subset of completion_mask: sampled by the policy, trained on"),
+    "sampler_logp": ("PGT", "f", "log-prob under the law the token was drawn from"),
+    "temperature": ("PG", "f", "sampling temperature, > 0"),
+    "truncated": ("PG", "b", "True: stopped by the length limit, not by a stop token"),
+    "origin": ("PG", "i", "0 current weights and context; 1 other context; 2 older weights; 3 external"),
+    "row_mask": ("PG", "b", "False: empty slot or no reward; out of statistics and loss"),
+    "train_mask": ("PG", "b", "False: in the statistics, out of loss and denominator"),
+    "group": ("P", "i", "group index of the block within the batch; -1: empty block"),
+    "prompt_id": ("P", "i", "identity of the prompt"),
+    "row_id": ("PG", "i", "identity of the row within the step; joins with the text"),
+    "answer_id": ("PG", "i", "canonical final answer within the group; -1: none"),
+    "rewards": ("PG", "f", "what the estimator sees"),
+    "step_rewards": ("PGT", "f", "dense rewards, where a method has them"),
+    "step_id": ("PGT", "i", "index of the step a token belongs to; -1: none"),
+    "old_logp": ("PGT", "f", "log softmax(logits/temperature) at the start of the update"),
+    "ref_logp": ("PGT", "f", "the same under the frozen reference"),
+    "advantages": ("PGT", "f", "per token"),
+}  # plus verdict/<verifier> [P,G] f32, NaN = no verdict
+
+_KINDS = {"i": "iu", "b": "b", "f": "f"}
+
+
+def sizes(table: Table) -> dict[str, int]:
+    """{'P','G','L','T'} of a table that has prompt and completion tokens."""
+    p, g, t = table["completion_tokens"].shape
+    return {"P": p, "G": g, "L": table["prompt_tokens"].shape[1], "T": t}
+
+
+def under(table: Table, prefix: str) -> Table:
+    """The columns `prefix/<name>`, keyed by <name>."""
+    return {k[len(prefix) + 1 :]: v for k, v in table.items() if k.startswith(prefix + "/")}
+
+
+def check(table: Table, values: bool = True) -> None:
+    """Raises ValueError for a column of the wrong shape, type or content.
+
+    Args:
+      table: columns as numpy or jax arrays.
+      values: also look at the numbers (mask contiguity, subsets, finite rewards).
+    """
+    size = sizes(table)
+
+    def fail(name: str, got: str, want: str) -> tp.NoReturn:
+        raise ValueError(f"column {name!r}: got {got}, expected {want}")
+
+    for name, column in table.items():
+        axes, kind, _ = LEGEND.get(
+            name, ("PG", "f", "") if name.startswith("verdict/") else ("", "", "")
+        )
+        if not axes:
+            continue
+        want = tuple(size[a] for a in axes)
+        if tuple(column.shape) != want:
+            fail(name, f"shape {tuple(column.shape)}", f"[{','.join(axes)}] = {want}")
+        if np.dtype(column.dtype).kind not in _KINDS[kind]:
+            fail(name, f"dtype {column.dtype}", {"i": "int32", "b": "bool", "f": "float32"}[kind])
+    if not values:
+        return
+    mask = np.asarray(table["completion_mask"])
+    if (mask[..., 1:] & ~mask[..., :-1]).any():
+        fail("completion_mask", "a gap", "contiguous True from the left")
+    pmask = np.asarray(table["prompt_mask"])
+    if (pmask[..., :-1] & ~pmask[..., 1:]).any():
+        fail("prompt_mask", "right padding or a gap", "left padding only")
+    if "loss_mask" in table and (np.asarray(table["loss_mask"]) & ~mask).any():
+        fail("loss_mask", "True where completion_mask is False", "a subset of completion_mask")
+    rows = np.asarray(table.get("row_mask", np.ones(mask.shape[:2], bool)))
+    if (rows & ~np.asarray(table["prompt_mask"]).any(-1)[:, None]).any():
+        fail("row_mask", "True in a block with an empty prompt", "False there")
+    for name in ("rewards", "temperature"):
+        if name in table and not np.isfinite(np.asarray(table[name])[rows]).all():
+            fail(name, "NaN or inf in a live row", "finite numbers (mask the row instead)")
+    for name in ("sampler_logp", "old_logp", "ref_logp", "advantages"):
+        if name in table:
+            live = np.asarray(table.get("loss_mask", mask)) & rows[..., None]
+            if not np.isfinite(np.asarray(table[name])[live]).all():
+                fail(name, "NaN or inf at a trained token", "finite numbers")
+
+
+def gather_groups(table: Table, num_groups: int, blocks: int) -> Table:
+    """Lays all rows of a group side by side, so that a group statistic is axis=1.
+
+    Args:
+      table: must have `group` [P]; block-level [P] and [P,L] columns are taken
+        from the group's first block, row columns [P,G,...] become
+        [num_groups, blocks*G, ...]; absent blocks have row_mask False.
+      num_groups: static number of groups; blocks: static blocks a group at most.
+    Returns: the gathered table plus `_slot` [P], where each block went.
+    """
+    import jax.numpy as jnp
+
+    group = table["group"]
+    order = jnp.argsort(jnp.where(group < 0, num_groups, group), stable=True)
+    sorted_group = group[order]
+    first = jnp.searchsorted(sorted_group, sorted_group, side="left")
+    first = first - jnp.sum(group < 0) * 0
+    rank_sorted = jnp.arange(group.shape[0]) - jnp.searchsorted(
+        jnp.where(sorted_group < 0, num_groups, sorted_group),
+        jnp.where(sorted_group < 0, num_groups, sorted_group),
+        side="left",
+    )
+    rank = jnp.zeros_like(group).at[order].set(rank_sorted)
+    valid = (group >= 0) & (group < num_groups) & (rank < blocks)
+    slot = jnp.where(valid, group * blocks + rank, num_groups * blocks)
+    g = table["row_mask"].shape[1] if "row_mask" in table else table["rewards"].shape[1]
+    out: Table = {}
+    for name, column in table.items():
+        tail = column.shape[1:]
+        placed = jnp.zeros((num_groups * blocks + 1, *tail), column.dtype).at[slot].set(column)
+        placed = placed[:-1].reshape(num_groups, blocks, *tail)
+        row_level = column.ndim >= 2 and tail[0] == g and not name.startswith("prompt_")
+        out[name] = (
+            placed.reshape(num_groups, blocks * g, *tail[1:]) if row_level else placed[:, 0]
+        )
+    live = jnp.zeros((num_groups * blocks + 1,), bool).at[slot].set(valid)[:-1]
+    live = jnp.repeat(live.reshape(num_groups, blocks), g, axis=1)
+    out["row_mask"] = out["row_mask"] & live if "row_mask" in out else live
+    out["_slot"] = slot
+    return out
+
+
+def scatter_groups(columns: Table, slot: tp.Any, blocks: int, g: int) -> Table:
+    """Undoes `gather_groups` for row columns [num_groups, blocks*G, ...] -> [P,G,...]."""
+    import jax.numpy as jnp
+
+    out: Table = {}
+    for name, column in columns.items():
+        flat = column.reshape(column.shape[0] * blocks, g, *column.shape[2:])
+        flat = jnp.concatenate([flat, jnp.zeros_like(flat[:1])])
+        out[name] = flat[jnp.minimum(slot, flat.shape[0] - 1)]
+    return out
+
+
+class Transform(tp.NamedTuple):
+    """A column transform with memory, as in optax.
+
+    init: () -> state pytree of arrays (must be checkpointable).
+    update: (columns..., state, *, numbers...) -> (columns, state); its positional
+      parameters ask for columns by name as any method's do.
+    """
+
+    init: tp.Callable[..., tp.Any]
+    update: tp.Callable[..., tp.Any]

@@ -1,0 +1,227 @@
+"""From names in a config to bound functions.
+
+A method is a function whose positional parameters are columns (a default of
+None makes one optional) and whose keyword-only parameters are settings.
+`resolve` imports it by dotted name and binds the settings; there is no
+registry.  Floats and schedules are handed over as traced numbers, so that a
+changing number does not recompile; strings, bools, ints and tuples are static.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import math
+import pkgutil
+import typing as tp
+
+from rlpt import columns as columns_lib
+
+RESERVED = ("key", "step", "state", "models")
+MODEL_OUTPUTS = ("logp", "entropy", "value", "hidden")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message says what is accepted."""
+
+
+def _suggest(name: str, known: tp.Iterable[str]) -> str:
+    known = sorted(set(known))
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{hint} Accepted: {', '.join(known) or '(none)'}."
+
+
+def accepted_names(package: str) -> list[str]:
+    """Dotted names 'module.function' of what a package of rlpt offers."""
+    root = importlib.import_module(f"rlpt.{package}")
+    names = []
+    for info in pkgutil.iter_modules(root.__path__):
+        if info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"rlpt.{package}.{info.name}")
+        for name, obj in vars(module).items():
+            own = getattr(obj, "__module__", None) == module.__name__
+            transform = isinstance(obj, columns_lib.Transform)
+            if not name.startswith("_") and (transform or (own and inspect.isfunction(obj))):
+                names.append(f"{info.name}.{name}")
+    return sorted(names)
+
+
+def find(package: str, name: str) -> tp.Any:
+    """The object behind 'module.function' of rlpt.<package>, or 'my_pkg.mod:fn'.
+
+    Raises: ConfigError naming what is accepted.
+    """
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{package}: got {name!r}, expected a name such as 'module.function'")
+    if ":" in name:
+        module_name, _, attribute = name.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as e:
+            if e.name and module_name.startswith(e.name):
+                raise ConfigError(
+                    f"{package}: cannot import {module_name!r} (from {name!r}); is it on PYTHONPATH?"
+                ) from e
+            raise
+    else:
+        module_name, _, attribute = name.rpartition(".")
+        full = f"rlpt.{package}.{module_name}"
+        try:
+            module = importlib.import_module(full) if module_name else None
+        except ModuleNotFoundError as e:
+            if not (e.name and full.startswith(e.name)):
+                raise
+            module = None
+        if module is None:
+            raise ConfigError(
+                f"{package}: unknown name {name!r}.{_suggest(name, accepted_names(package))}"
+            )
+    obj = getattr(module, attribute, None)
+    if obj is None:
+        known = accepted_names(package) if ":" not in name else [n for n in vars(module) if n[0] != "_"]
+        raise ConfigError(f"{package}: {module.__name__} has no {attribute!r}.{_suggest(name, known)}")
+    return obj
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A number that changes with the step: linear or cosine from init to end, or constant."""
+
+    kind: str
+    init: float
+    end: float
+    steps: int
+    delay: int = 0
+
+    def __call__(self, step: int) -> float:
+        x = min(max((step - self.delay) / max(self.steps, 1), 0.0), 1.0)
+        if self.kind == "cosine":
+            x = 0.5 * (1.0 - math.cos(math.pi * x))
+        elif self.kind == "step":
+            x = float(x >= 1.0)
+        return self.init + (self.end - self.init) * x
+
+
+def schedule(value: tp.Any, where: str = "") -> tp.Any:
+    """A number as it is, or dict(schedule='linear'|'cosine'|'step', init, end, steps[, delay])."""
+    if not (hasattr(value, "keys") and "schedule" in value):
+        return value
+    value = dict(value)
+    kind = value.pop("schedule")
+    allowed = {"init", "end", "steps", "delay"}
+    if kind not in ("linear", "cosine", "step") or not set(value) <= allowed or len(value) < 3:
+        raise ConfigError(
+            f"{where}: got schedule={kind!r} with {sorted(value)}; expected "
+            "dict(schedule='linear'|'cosine'|'step', init=, end=, steps=[, delay=])"
+        )
+    return Schedule(kind, float(value["init"]), float(value["end"]), int(value["steps"]), int(value.get("delay", 0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A method with its settings: call it with a table, get columns.
+
+    columns: (parameter, column, required) in order.  numbers: traced settings;
+    static: the others.  `wants`: the reserved names and model outputs it asks for.
+    """
+
+    name: str
+    fn: tp.Callable[..., tp.Any]
+    columns: tuple[tuple[str, str, bool], ...]
+    numbers: dict[str, tp.Any]
+    static: dict[str, tp.Any]
+    writes: str
+    init: tp.Callable[..., tp.Any] | None = None
+
+    @property
+    def wants(self) -> tuple[str, ...]:
+        return tuple(p for p, _, _ in self.columns if p in RESERVED + MODEL_OUTPUTS)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Column names, required or not, without reserved names and model outputs."""
+        return tuple(c for p, c, _ in self.columns if p not in RESERVED + MODEL_OUTPUTS)
+
+    def numbers_at(self, step: int) -> dict[str, float]:
+        return {k: float(v(step) if callable(v) else v) for k, v in self.numbers.items()}
+
+    def __call__(self, table: columns_lib.Table, numbers: dict[str, tp.Any] | None = None, **given: tp.Any) -> tp.Any:
+        """Calls fn. given: reserved names and model outputs at hand."""
+        args: dict[str, tp.Any] = {}
+        for parameter, column, required in self.columns:
+            if parameter in given and given[parameter] is not None:
+                args[parameter] = given[parameter]
+            elif column in table:
+                args[parameter] = table[column]
+            elif found := columns_lib.under(table, column):
+                args[parameter] = found
+            elif required:
+                raise ConfigError(
+                    f"{self.name} needs the column {column!r}, which nothing makes."
+                    + _suggest(column, [*table, *given])
+                    + " Add the scorer, verifier or transform that writes it, or rename with reads=dict(...)."
+                )
+        return self.fn(**args, **self.static, **(self.numbers_at(0) if numbers is None else numbers))
+
+
+def resolve(package: str, name: str, *, reads: tp.Any = None, writes: str = "", **settings: tp.Any) -> Bound:
+    """Binds `name` of rlpt.<package> (or 'my_pkg.mod:fn') to its settings.
+
+    Args:
+      reads: {parameter: column} renames.  writes: the column that an array result
+        goes to (default: by extension point).
+      settings: keyword-only parameters of the function.
+    Raises: ConfigError for an unknown name or setting, with what is accepted.
+    """
+    obj = find(package, name)
+    init, fn = (obj.init, obj.update) if isinstance(obj, columns_lib.Transform) else (None, obj)
+    parameters = inspect.signature(fn).parameters.values()
+    reads = dict(reads or {})
+    cols, accepted, required_settings = [], [], []
+    for p in parameters:
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+            cols.append((p.name, reads.pop(p.name, p.name), p.default is p.empty))
+        elif p.kind is p.KEYWORD_ONLY:
+            accepted.append(p.name)
+            if p.default is p.empty:
+                required_settings.append(p.name)
+    if reads:
+        raise ConfigError(f"{package} {name}: reads= renames unknown parameters {sorted(reads)}."
+                          + _suggest(sorted(reads)[0], [c[0] for c in cols]))
+    unknown = sorted(set(settings) - set(accepted))
+    if unknown:
+        raise ConfigError(f"{package} {name}: unknown setting {unknown[0]!r}.{_suggest(unknown[0], accepted)}")
+    missing = sorted(set(required_settings) - set(settings))
+    if missing:
+        raise ConfigError(f"{package} {name}: the setting {missing[0]!r} has no default; give it in the config")
+    numbers, static = {}, {}
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    for key, value in settings.items():
+        value = schedule(value, f"{package} {name}.{key}")
+        default = defaults[key]
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise ConfigError(f"{package} {name}.{key}: got {value!r}, expected True or False")
+        if isinstance(default, str) and not isinstance(value, str):
+            raise ConfigError(f"{package} {name}.{key}: got {value!r}, expected a string such as {default!r}")
+        if isinstance(default, float) and not (
+            isinstance(value, Schedule) or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        ):
+            raise ConfigError(f"{package} {name}.{key}: got {value!r}, expected a number such as {default!r}")
+        if isinstance(default, float) and isinstance(value, int):
+            value = float(value)
+        (numbers if isinstance(value, (float, Schedule)) else static)[key] = value
+    return Bound(f"{package} {name}", fn, tuple(cols), numbers, static, writes, init)
+
+
+def entry(package: str, spec: tp.Any) -> Bound:
+    """Resolves a config entry: a name, or dict(fn=name, **settings)."""
+    if isinstance(spec, str):
+        return resolve(package, spec)
+    spec = {k: (v.to_dict() if hasattr(v, "to_dict") else v) for k, v in dict(spec).items()}
+    if "fn" not in spec:
+        raise ConfigError(f"{package}: got {spec!r}, expected dict(fn='module.function', ...)")
+    return resolve(package, spec.pop("fn"), **spec)
