@@ -1,0 +1,134 @@
+"""Low-rank adapters as a kind of kernel leaf, so that there is no second forward.
+
+A kernel is a plain array or a `LoRA` node holding the frozen array and its
+adapter; `matmul` dispatches on which.  The adapters live in a flat dict
+{"layers/q": {"a", "b"}, ...} of their own: that dict is what is trained and
+saved, `attach` puts it into the parameters inside the jitted loss, and `merge`
+folds it into plain arrays for export.  The layers of the model are stacked on
+axis 0 and scanned, which slices every array of a node alike.
+
+Reference: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models",
+arXiv 2106.09685, section 4.1.
+"""
+
+from __future__ import annotations
+
+import re
+import typing as tp
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+Params = tp.Any  # nested dict of arrays
+Adapters = dict[str, dict[str, jax.Array]]
+
+ALL_KERNELS = r"layers/(q|k|v|o|gate|up|down)"
+
+
+@flax.struct.dataclass
+class LoRA:
+    """The kernel base + scale * a @ b, never formed.
+
+    base: [N, in, out] frozen; a: [N, in, r]; b: [N, r, out], where N (layers) is
+    absent after the scan has sliced it.  scale: alpha / r, a static number.
+    """
+
+    base: jax.Array
+    a: jax.Array
+    b: jax.Array
+    scale: float = flax.struct.field(pytree_node=False)
+
+
+def matmul(x: jax.Array, kernel: jax.Array | LoRA) -> jax.Array:
+    """x @ kernel in the dtype of x.
+
+    Args:
+      x: [..., in], in the compute dtype.
+      kernel: [in, out], or a LoRA of such.
+    Returns: [..., out].
+    """
+    if isinstance(kernel, LoRA):
+        a, b = kernel.a.astype(x.dtype), kernel.b.astype(x.dtype)
+        return matmul(x, kernel.base) + (x @ a) @ b * kernel.scale
+    return x @ kernel.astype(x.dtype)
+
+
+def kernel_paths(params: Params) -> list[str]:
+    """Paths such as "layers/q" of the leaves that `matmul` reads: stacked, [N, in, out]."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return [_name(path) for path, leaf in leaves if leaf.ndim == 3]
+
+
+def init_lora(params: Params, key: jax.Array, rank: int, targets: str = ALL_KERNELS) -> Adapters:
+    """Fresh adapters: `a` uniform in +-1/sqrt(in), `b` zero, so the model is unchanged.
+
+    The law of `a` is that of the authors' code and of peft (Kaiming uniform with
+    slope sqrt(5)), so that learning rates carry over; the paper says Gaussian.
+
+    Args:
+      params: the model's parameters, arrays or ShapeDtypeStructs; kernels [N, in, out].
+      key: PRNG key.
+      rank: r >= 1.
+      targets: regular expression that must match the whole path of a kernel.
+    Returns: {path: {"a": [N, in, r], "b": [N, r, out]}} in float32.
+    Raises: ValueError when rank < 1 or when no kernel matches.
+    """
+    if rank < 1:
+        raise ValueError(f"LoRA rank: got {rank}, expected 1 or more")
+    known = kernel_paths(params)
+    chosen = [path for path in known if re.fullmatch(targets, path)]
+    if not chosen:
+        raise ValueError(
+            f"LoRA targets: {targets!r} matches no kernel; kernels are {', '.join(known) or 'none'}"
+        )
+    adapters: Adapters = {}
+    for path, path_key in zip(chosen, jax.random.split(key, len(chosen)), strict=True):
+        n, fan_in, fan_out = _get(params, path).shape
+        bound = fan_in**-0.5
+        a = jax.random.uniform(path_key, (n, fan_in, rank), jnp.float32, -bound, bound)
+        adapters[path] = {"a": a, "b": jnp.zeros((n, rank, fan_out), jnp.float32)}
+    return adapters
+
+
+def attach(params: Params, adapters: Adapters, scale: float) -> Params:
+    """The parameters with a LoRA node in place of every adapted kernel; copies nothing.
+
+    Differentiate with respect to `adapters` alone: `params` stays frozen.
+    """
+    return _replace(params, adapters, lambda base, ab: LoRA(base, ab["a"], ab["b"], scale))
+
+
+def merge(params: Params, adapters: Adapters, scale: float) -> Params:
+    """Plain parameters base + scale * a @ b, computed in float32, in the dtype of base."""
+
+    def fold(base: jax.Array, ab: dict[str, jax.Array]) -> jax.Array:
+        delta = jnp.matmul(ab["a"], ab["b"], precision="highest") * scale
+        return (base.astype(jnp.float32) + delta).astype(base.dtype)
+
+    return _replace(params, adapters, fold)
+
+
+def _name(path: tp.Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _get(params: Params, path: str) -> tp.Any:
+    for part in path.split("/"):
+        params = params[part]
+    return params
+
+
+def _replace(params: Params, adapters: Adapters, make: tp.Callable[..., tp.Any]) -> Params:
+    missing = sorted(set(adapters) - set(kernel_paths(params)))
+    if missing:
+        raise ValueError(
+            f"adapters for {', '.join(missing)}, but the kernels of these parameters are "
+            f"{', '.join(kernel_paths(params)) or 'none'}; are they of another model?"
+        )
+
+    def one(path: tp.Any, leaf: jax.Array) -> tp.Any:
+        name = _name(path)
+        return make(leaf, adapters[name]) if name in adapters else leaf
+
+    return jax.tree_util.tree_map_with_path(one, params)
