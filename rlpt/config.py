@@ -225,3 +225,144 @@ def entry(package: str, spec: tp.Any) -> Bound:
     if "fn" not in spec:
         raise ConfigError(f"{package}: got {spec!r}, expected dict(fn='module.function', ...)")
     return resolve(package, spec.pop("fn"), **spec)
+
+
+def default() -> tp.Any:
+    """Every setting with its default, as a locked ConfigDict; configs change what they need.
+
+    Entries that name functions are dicts with `fn`: see `resolve`.  Order matters in
+    shaping, advantage, loss, tasks and verifiers, so they are tuples.
+    """
+    import ml_collections
+
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+    c.steps = 100
+    c.model = dict(
+        source="embedded",  # embedded, toy[:...], a Hugging Face directory or a .gguf file
+        dtype="float32",  # compute dtype; parameters and optimizer stay float32
+        remat="none",  # none, dots, full
+        matmul_precision="default",  # highest for exact sampler/scorer agreement on TPU and GPU
+        logits_chunk=1024,  # completion positions whose logits exist at once
+        lora=dict(rank=0, alpha=16.0, targets=r"layers/(q|k|v|o|gate|up|down)"),
+    )
+    c.tasks = (dict(fn="arithmetic.sums", weight=1.0),)
+    c.too_long = "drop"  # or fail: what to do with prompts wider than the largest bucket
+    c.curriculum = dict(enabled=False, low=0.0, high=1.0)
+    c.verifiers = (dict(fn="number.number", name="number", weight=1.0),)
+    # What a row without a verdict counts as: a reward, or mask (out of statistics and loss).
+    c.missing = dict(unparsable="0", timeout="mask", crash="mask", invalid="mask")
+    c.pool = dict(workers=2, deadline=5.0, batch_deadline=60.0)
+    c.rollout = dict(fn="sample.on_policy", prompts=8, group=8, group_blocks=1)
+    c.rollout.options = ml_collections.ConfigDict()  # keyword settings of rollout.fn
+    c.sampling = dict(
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        min_p=0.0,
+        stop_strings=(),
+        prompt_buckets=(64,),
+        completion_buckets=(16,),
+        dtype="float32",
+    )
+    c.shaping = ()
+    c.advantage = (dict(fn="group.grpo"),)
+    c.loss = (dict(surrogate="surrogates.ppo_clip"),)
+    c.update = dict(
+        epochs=1,
+        minibatches=1,
+        micro_blocks=0,
+        old_logp="auto",  # auto, recompute, sampler
+        skip_zero_advantage=True,
+    )
+    c.optim = dict(
+        name="adamw",
+        lr=1e-6,
+        schedule="constant",
+        warmup_steps=0,
+        end_lr_fraction=0.0,
+        b1=0.9,
+        b2=0.999,
+        eps=1e-8,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        max_skipped=5,  # stop after so many updates in a row whose gradient was not finite
+    )
+    c.eval = dict(every=0, prompts=0, samples=8, temperature=1.0, blocks=0)
+    c.checkpoint = dict(every=50, keep=3, allow=())
+    c.log = dict(rollouts_every=1, tensorboard=True, wandb=False, console=True)
+    c.export = True
+    c.debug = False  # check every table's columns
+    return c.lock()
+
+
+def differences(config: tp.Any, base: tp.Any) -> dict[str, tuple[tp.Any, tp.Any]]:
+    """{dotted key: (value, default)} of what differs."""
+
+    def flat(c: tp.Any, prefix: str = "") -> dict[str, tp.Any]:
+        out: dict[str, tp.Any] = {}
+        for k in c:
+            if hasattr(c[k], "keys") and len(c[k]):
+                out |= flat(c[k], f"{prefix}{k}.")
+            else:
+                out[prefix + k] = c[k]
+        return out
+
+    a, b = flat(config), flat(base)
+    return {k: (a.get(k), b.get(k)) for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
+
+
+def validate(config: tp.Any) -> None:
+    """Raises ConfigError for what can be known to be wrong before anything is loaded."""
+    unknown = [k for k in differences(config, default()) if k.split(".")[0] not in default()]
+    if unknown:
+        raise ConfigError(f"config: unknown key {unknown[0]!r}.{_suggest(unknown[0], default().keys())}")
+
+    def positive(name: str, value: tp.Any, low: int = 1) -> None:
+        if not isinstance(value, int) or value < low:
+            raise ConfigError(f"config.{name}: got {value!r}, expected an integer >= {low}")
+
+    for name in ("rollout.prompts", "rollout.group", "update.epochs", "update.minibatches", "pool.workers"):
+        positive(name, config.get_ref(name.split(".")[0]).get()[name.split(".")[1]])
+    positive("steps", config.steps, 0)
+    for key in ("prompt_buckets", "completion_buckets"):
+        widths = tuple(config.sampling[key])
+        if not widths or list(widths) != sorted(set(widths)) or widths[0] < 1:
+            raise ConfigError(f"config.sampling.{key}: got {widths}, expected increasing widths such as (64, 128)")
+    for key, allowed in (
+        ("too_long", ("drop", "fail")),
+        ("model.remat", ("none", "dots", "full")),
+        ("model.dtype", ("float32", "bfloat16", "float16")),
+        ("sampling.dtype", ("float32", "bfloat16", "float16")),
+        ("update.old_logp", ("auto", "recompute", "sampler")),
+    ):
+        value = config
+        for part in key.split("."):
+            value = value[part]
+        if value not in allowed:
+            raise ConfigError(f"config.{key}: got {value!r}, expected one of {', '.join(allowed)}")
+    blocks = config.rollout.prompts * config.rollout.group_blocks
+    if blocks % config.update.minibatches:
+        raise ConfigError(
+            f"config.update.minibatches: {config.update.minibatches} does not divide the {blocks} blocks of a batch"
+        )
+    rows = blocks // config.update.minibatches
+    if config.update.micro_blocks and rows % config.update.micro_blocks:
+        raise ConfigError(
+            f"config.update.micro_blocks: {config.update.micro_blocks} does not divide the {rows} blocks of a minibatch"
+        )
+    names = [v["name"] for v in config.verifiers if "name" in v]
+    if len(names) != len(config.verifiers) or len(set(names)) != len(names) or not names:
+        raise ConfigError(
+            "config.verifiers: every entry needs a name of its own, as in dict(fn='number.number', name='number')"
+        )
+    if not config.tasks:
+        raise ConfigError("config.tasks: got (), expected at least one dict(fn='arithmetic.sums', ...)")
+    for outcome, value in config.missing.items():
+        if value != "mask":
+            try:
+                float(value)
+            except ValueError:
+                raise ConfigError(
+                    f"config.missing.{outcome}: got {value!r}, expected 'mask' or a number as a string"
+                ) from None

@@ -1,0 +1,130 @@
+"""The device chain between rollout and update: shaping, then credit.
+
+Both are ordered tuples of bound methods run inside one jit.  Methods with
+memory (`columns.Transform`) carry a pytree of state.  Where groups span blocks
+the methods see them gathered to one row a group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as tp
+
+import jax
+import jax.numpy as jnp
+
+from rlpt import columns as columns_lib
+from rlpt import config as config_lib
+from rlpt.columns import Table
+from rlpt.config import Bound, ConfigError
+
+State = dict[str, tp.Any]
+
+
+def default_rewards(
+    verdict: dict[str, jax.Array], row_mask: jax.Array, *, weights: tuple[tuple[str, float], ...]
+) -> Table:
+    """rewards [P,G]: the weighted sum of the verdicts that a row has.
+
+    A verdict of NaN adds nothing: a verifier that does not judge this prompt leaves
+    NaN and the row stays; a verdict that is missing leaves row_mask False, set by the
+    rollout.  Masked rows get 0.
+    """
+    total = jnp.zeros(row_mask.shape, jnp.float32)
+    for name, weight in weights:
+        total = total + weight * jnp.nan_to_num(verdict[name])
+    return {"rewards": jnp.where(row_mask, total, 0.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Bound methods in order. `group_blocks` > 1: groups span up to that many blocks."""
+
+    shaping: tuple[Bound, ...]
+    credit: tuple[Bound, ...]
+    group_blocks: int = 1
+
+    @property
+    def methods(self) -> tuple[tuple[str, Bound], ...]:
+        return tuple(
+            (f"{kind}/{i}", m)
+            for kind, ms in (("shaping", self.shaping), ("advantage", self.credit))
+            for i, m in enumerate(ms)
+        )
+
+    def init(self) -> State:
+        """State of the methods that have memory, by their place in the chain."""
+        return {name: m.init() for name, m in self.methods if m.init is not None}
+
+    def numbers(self, step: int) -> dict[str, dict[str, float]]:
+        return {name: m.numbers_at(step) for name, m in self.methods}
+
+    def __call__(
+        self, table: Table, state: State, numbers: dict[str, tp.Any], key: jax.Array, step: jax.Array
+    ) -> tuple[Table, State]:
+        """The table with rewards, masks and advantages [P,G,T] float32.
+
+        Columns `metrics/<name>` that methods wrote are scalars for the log.
+        """
+        state = dict(state)
+        original = table["completion_tokens"].shape
+        slot = None
+        if self.group_blocks > 1:
+            groups = -(-original[0] // self.group_blocks)
+            table = columns_lib.gather_groups(table, groups, self.group_blocks)
+            slot = table.pop("_slot")
+        before = set(table)
+        for i, (name, method) in enumerate(self.methods):
+            given: dict[str, tp.Any] = {"key": jax.random.fold_in(key, i), "step": step}
+            if method.init is not None:
+                given["state"] = state[name]
+            out = method(table, numbers[name], **given)
+            if method.init is not None:
+                out, state[name] = out
+            credit = name.startswith("advantage/")
+            new = out if isinstance(out, dict) else {method.writes or ("advantages" if credit else "rewards"): out}
+            table = {**table, **_fit(method.name, new, table)}
+        if "advantages" not in table:
+            raise ConfigError("config.advantage: no method wrote 'advantages'; add e.g. dict(fn='group.grpo')")
+        live = table["loss_mask"] & table["row_mask"][..., None]
+        table["advantages"] = jnp.where(live, table["advantages"], 0.0).astype(jnp.float32)
+        if slot is not None:
+            changed = {k: v for k, v in table.items() if not k.startswith("metrics/")}
+            keep = {k: v for k, v in changed.items() if k not in before or v.ndim >= 2}
+            rows = {k: v for k, v in keep.items() if not k.startswith("prompt_")}
+            table = {
+                **{k: v for k, v in table.items() if k.startswith("metrics/")},
+                **columns_lib.scatter_groups(rows, slot, self.group_blocks, original[1]),
+            }
+        return table, state
+
+
+def _fit(name: str, new: Table, table: Table) -> Table:
+    """Checks shapes; advantages of [P,G] are spread over the tokens."""
+    shape = table["completion_tokens"].shape
+    out = {}
+    for key, value in new.items():
+        if key.startswith("metrics/"):
+            out[key] = value
+            continue
+        if key == "advantages" and value.shape == shape[:2]:
+            value = jnp.broadcast_to(value[..., None], shape)
+        axes, kind, _ = columns_lib.LEGEND.get(key, ("", "", ""))
+        want = {"PG": shape[:2], "PGT": shape, "P": shape[:1]}.get(axes)
+        if want is not None and tuple(value.shape) != tuple(want):
+            raise ConfigError(
+                f"{name} wrote {key!r} with shape {tuple(value.shape)}, expected [{','.join(axes)}] = {tuple(want)}"
+            )
+        out[key] = value.astype(jnp.float32) if kind == "f" else value
+    return out
+
+
+def build(config: tp.Any, group_blocks: int = 1) -> Chain:
+    """The chain of config.verifiers, config.shaping and config.advantage."""
+    weights = tuple((v["name"], float(v.get("weight", 1.0))) for v in config.verifiers)
+    prelude = Bound(
+        "rewards (weighted sum of verdicts)", default_rewards,
+        (("verdict", "verdict", True), ("row_mask", "row_mask", True)), {}, {"weights": weights}, "",
+    )  # fmt: skip
+    shaping = (prelude, *(config_lib.entry("rewards", s) for s in config.shaping))
+    return Chain(shaping, tuple(config_lib.entry("advantages", a) for a in config.advantage), group_blocks)

@@ -1,0 +1,290 @@
+"""A learner: a model, a loss made of terms, an optimizer, and one jitted update.
+
+Total loss = sum over terms of coef * sum(value * weights).  The weights of a term
+are made once for the rows of one optimizer step, before anything is dropped or
+cut, so micro-batches and skipped blocks cannot change the gradient.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import typing as tp
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlpt import config as config_lib
+from rlpt import optim, scoring
+from rlpt.columns import Table
+from rlpt.config import Bound, ConfigError
+from rlpt.losses import aggregate
+from rlpt.models import lora
+from rlpt.models.transformer import ModelConfig
+
+Params = tp.Any
+MODEL_COLUMNS = ("prompt_tokens", "prompt_mask", "completion_tokens", "completion_mask", "temperature")
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """coef * sum(value * weights); a policy term composes ratio, surrogate, corrections."""
+
+    name: str
+    weights: Bound
+    coef: tp.Any
+    value: Bound | None = None  # a plain term: [P,G,T], to be minimised
+    ratio: Bound | None = None
+    surrogate: Bound | None = None  # a policy term: objective [P,G,T], to be maximised
+    corrections: tuple[Bound, ...] = ()
+
+    @property
+    def bound(self) -> tuple[Bound, ...]:
+        parts = (self.value, self.ratio, self.surrogate, *self.corrections)
+        return tuple(b for b in parts if b is not None)
+
+    @property
+    def reads_advantages(self) -> bool:
+        """With all advantages of a block zero, this term's gradient there is zero."""
+        return self.surrogate is not None
+
+    def numbers(self, step: int) -> dict[str, tp.Any]:
+        coef = self.coef(step) if callable(self.coef) else self.coef
+        out: dict[str, tp.Any] = {"coef": float(coef), "weights": self.weights.numbers_at(step)}
+        return out | {str(i): b.numbers_at(step) for i, b in enumerate(self.bound)}
+
+    def evaluate(self, table: Table, given: Table, numbers: dict[str, tp.Any]) -> tuple[jax.Array, Table]:
+        """(value [P,G,T], metric arrays [P,G,T])."""
+        mine = [numbers[str(i)] for i in range(len(self.bound))]
+        if self.value is not None:
+            return self.value(table, mine[0], **given), {}
+        assert self.ratio is not None and self.surrogate is not None
+        log_ratio = self.ratio(table, mine[0], **given)
+        given = {**given, "log_ratio": log_ratio}
+        surrogate = functools.partial(self.surrogate, table, mine[1])
+        objective = surrogate(**given)
+        # A token is clipped where the objective no longer moves with its ratio or its log-prob.
+        slopes = jax.grad(
+            lambda lr, lp: surrogate(**{**given, "log_ratio": lr, "logp": lp}).sum(), argnums=(0, 1)
+        )(jax.lax.stop_gradient(log_ratio), jax.lax.stop_gradient(given["logp"]))
+        still = (slopes[0] == 0) & (slopes[1] == 0) & (table["advantages"] != 0)
+        metrics = {
+            "clip_fraction": still.astype(jnp.float32),
+            "ratio": jnp.exp(jnp.clip(log_ratio, -20, 20)),
+        }
+        for correction, own in zip(self.corrections, mine[2:], strict=True):
+            factor = jax.lax.stop_gradient(correction(table, own, **given))
+            objective = objective * factor
+            metrics["correction"] = factor
+        return -objective, metrics
+
+
+def make_term(spec: tp.Any) -> Term:
+    """A term from its config entry.
+
+    dict(surrogate=…, ratio=…, corrections=(…), aggregate=…, coef=…, name=…) for the
+    policy, dict(fn=…, aggregate=…, coef=…) for anything else.
+    """
+    spec = dict(spec)
+    accepted = ("fn", "surrogate", "ratio", "corrections", "aggregate", "coef", "name")
+    settings = set(spec) - set(accepted)
+    if "surrogate" not in spec and "fn" not in spec:
+        raise ConfigError(f"loss: got {spec!r}, expected surrogate= (the policy term) or fn= (another term)")
+    weights = config_lib.entry("losses", spec.pop("aggregate", "aggregate.token_mean"))
+    coef = config_lib.schedule(spec.pop("coef", 1.0), "loss coef")
+    name = spec.pop("name", "policy" if "surrogate" in spec else str(spec["fn"]).rpartition(".")[2])
+    if "surrogate" in spec:
+        if settings:
+            raise ConfigError(f"loss: unknown setting {sorted(settings)[0]!r}. Accepted: {', '.join(accepted)}.")
+        return Term(
+            name,
+            weights,
+            coef,
+            ratio=config_lib.entry("losses", spec.get("ratio", "ratios.token")),
+            surrogate=config_lib.entry("losses", spec["surrogate"]),
+            corrections=tuple(config_lib.entry("losses", c) for c in spec.get("corrections", ())),
+        )
+    return Term(name, weights, coef, value=config_lib.entry("losses", spec))
+
+
+class LearnerState(tp.TypedDict):
+    """params: what is trained (the adapters under LoRA); opt: optax state; updates: int32."""
+
+    params: Params
+    opt: tp.Any
+    updates: jax.Array
+    skipped: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Learner:
+    """Everything static about one learner; the state is a pytree that `update` donates."""
+
+    model: ModelConfig
+    terms: tuple[Term, ...]
+    optimizer: tp.Any
+    epochs: int = 1
+    minibatches: int = 1
+    micro_blocks: int = 0  # blocks in a micro-batch; 0: all
+    logits_chunk: int = 1024
+    dtype: tp.Any = jnp.float32
+    remat: str = "none"
+    old_logp: str = "auto"  # auto, recompute, sampler
+    skip_zero_advantage: bool = True
+    lora_scale: float | None = None
+
+    @property
+    def needs_old_logp(self) -> bool:
+        """Whether old_logp must be computed before the first update of a batch."""
+        return self.old_logp == "recompute" or (
+            self.old_logp == "auto" and self.epochs * self.minibatches > 1
+        )
+
+    @property
+    def old_logp_given(self) -> bool:
+        """Whether the table's old_logp stands for every row, not for other origins only."""
+        return self.needs_old_logp or self.old_logp == "sampler"
+
+    def reads(self) -> set[str]:
+        return {c for t in self.terms for b in (*t.bound, t.weights) for c in b.reads}
+
+    def init(self, params: Params) -> LearnerState:
+        return {
+            "params": params,
+            "opt": self.optimizer.init(params),
+            "updates": jnp.int32(0),
+            "skipped": jnp.int32(0),
+        }
+
+    def assemble(self, params: Params, frozen: Params) -> Params:
+        """The model's parameters from what is trained and what is frozen."""
+        if self.lora_scale is None:
+            return params
+        return lora.attach(frozen, params, self.lora_scale)
+
+    def numbers(self, step: int) -> list[dict[str, tp.Any]]:
+        return [t.numbers(step) for t in self.terms]
+
+    def term_weights(self, table: Table, numbers: list[tp.Any]) -> list[jax.Array]:
+        """One [P,G,T] array a term, normalised over the rows of this table."""
+        return [t.weights(table, n["weights"]) for t, n in zip(self.terms, numbers, strict=True)]
+
+    def loss(
+        self, params: Params, frozen: Params, table: Table, weights: list[jax.Array], numbers: list[tp.Any]
+    ) -> tuple[jax.Array, Table]:
+        """The (partial) loss of some blocks and its metrics as sums over tokens."""
+        out = scoring.outputs(
+            self.model, self.assemble(params, frozen), {k: table[k] for k in MODEL_COLUMNS},
+            entropy=True, dtype=self.dtype, remat=self.remat, chunk=self.logits_chunk,
+        )  # fmt: skip
+        old = jax.lax.stop_gradient(out["logp"])
+        if "old_logp" in table:
+            given_rows = self.old_logp_given | (table["origin"] != 0)
+            old = jnp.where(given_rows[..., None], table["old_logp"], old)
+        table = {**table, "old_logp": old}
+        given: Table = {k: v for k, v in out.items() if v is not None}
+        total = jnp.float32(0.0)
+        metrics: Table = {}
+        for term, w, n in zip(self.terms, weights, numbers, strict=True):
+            value, extra = term.evaluate(table, given, n)
+            part = jnp.sum(jnp.where(w != 0, value * w, 0.0))
+            total = total + n["coef"] * part
+            metrics[f"loss/{term.name}"] = part
+            for k, v in extra.items():
+                metrics[f"policy/{k}"] = v
+        token = table["_token_weights"]
+        gap = jnp.abs(old - table["sampler_logp"])
+        metrics["policy/entropy"] = out["entropy"]
+        metrics["policy/sampler_gap"] = gap
+        metrics["policy/kl_old"] = old - out["logp"]
+        if "ref_logp" in table:
+            metrics["policy/kl_ref"] = out["logp"] - table["ref_logp"]
+        metrics = {
+            k: v if v.ndim == 0 else jnp.sum(jnp.where(token > 0, v * token, 0.0))
+            for k, v in metrics.items()
+        }
+        return total, jax.lax.stop_gradient(metrics)
+
+    @functools.partial(jax.jit, static_argnames=("self",), donate_argnames=("state",))
+    def step(
+        self, state: LearnerState, frozen: Params, table: Table, numbers: list[tp.Any], live: jax.Array
+    ) -> tuple[LearnerState, Table]:
+        """One optimizer step on the rows of a table.
+
+        Args:
+          table: [P,...]; live: scalar, micro-batches from the left to compute; those
+            behind hold only blocks whose gradient is known to be zero.
+        """
+        table = dict(table)
+        weights = self.term_weights(table, numbers)
+        table["_token_weights"] = aggregate.token_mean(
+            table["loss_mask"], table.get("row_mask"), table.get("train_mask")
+        )
+        p = table["completion_tokens"].shape[0]
+        size = self.micro_blocks or p
+        grad = jax.value_and_grad(self.loss, has_aux=True)
+        params = state["params"]
+        if size >= p:
+            (loss, metrics), grads = grad(params, frozen, table, weights, numbers)
+        else:
+            cut = lambda x, i: jax.lax.dynamic_slice_in_dim(x, i * size, size)  # noqa: E731
+
+            def micro(i: jax.Array) -> tp.Any:
+                t, w = jax.tree.map(lambda x: cut(x, i), (table, weights))
+                return grad(params, frozen, t, w, numbers)
+
+            zeros = jax.tree.map(
+                lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(micro, jnp.int32(0))
+            )
+            (loss, metrics), grads = jax.lax.fori_loop(
+                0, live, lambda i, acc: jax.tree.map(jnp.add, acc, micro(i)), zeros
+            )
+        params, opt, info = optim.guarded_update(self.optimizer, grads, state["opt"], params, loss)
+        metrics |= {"loss/total": loss, "policy/grad_norm": info["grad_norm"], "policy/skipped": info["skipped"]}
+        new: LearnerState = {
+            "params": params,
+            "opt": opt,
+            "updates": state["updates"] + 1,
+            "skipped": state["skipped"] + info["skipped"].astype(jnp.int32),
+        }
+        return new, metrics
+
+    def update(
+        self, state: LearnerState, frozen: Params, table: Table, numbers: list[tp.Any], seed: tp.Sequence[int]
+    ) -> tuple[LearnerState, dict[str, float]]:
+        """All optimizer steps of one batch: epochs x minibatches.
+
+        Args:
+          table: columns with numpy or jax arrays; P divisible by minibatches, and a
+            minibatch by micro_blocks.  seed: what the shuffling of blocks depends on.
+        Returns: the new state and metrics, means over the optimizer steps.
+        """
+        p = table["completion_tokens"].shape[0]
+        rows = p // self.minibatches
+        size = self.micro_blocks or rows
+        if p % self.minibatches or rows % size:
+            raise ConfigError(
+                f"update: {p} blocks do not divide into {self.minibatches} minibatches of micro_blocks={size}"
+            )
+        skip = self.skip_zero_advantage and all(t.reads_advantages for t in self.terms)
+        busy = np.asarray(jnp.any(table["advantages"] != 0, axis=(1, 2))) if skip else np.ones(p, bool)
+        totals: dict[str, tp.Any] = {}
+        count = 0
+        for epoch in range(self.epochs):
+            order = np.arange(p)
+            if self.minibatches > 1:
+                order = np.random.default_rng([*seed, epoch]).permutation(p)
+            for part in order.reshape(self.minibatches, rows):
+                part = part[np.argsort(~busy[part], kind="stable")]
+                live = -(-int(busy[part].sum()) // size)
+                if self.minibatches == 1 and (part == np.arange(p)).all():
+                    batch = table
+                else:
+                    batch = {k: v[part] for k, v in table.items()}
+                state, metrics = self.step(state, frozen, batch, numbers, jnp.int32(live))
+                metrics["policy/live_blocks"] = int(busy[part].sum())
+                count += 1
+                for k, v in metrics.items():
+                    totals[k] = totals.get(k, 0.0) + v
+        return state, {k: float(v) / count for k, v in totals.items()}

@@ -1,0 +1,235 @@
+"""What a rollout works with: generate and verify, and the batch they fill.
+
+A batch is a table of numpy columns and, beside it, the text.  Rollouts are host
+control flow over these two calls; they never see the model.
+"""
+
+from __future__ import annotations
+
+import collections
+import collections.abc
+import dataclasses
+import typing as tp
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlpt import generate as generate_lib
+from rlpt.columns import Table
+from rlpt.config import ConfigError
+from rlpt.models.transformer import ModelConfig
+from rlpt.tasks.base import Prompt, stable_id
+from rlpt.verifiers.base import Trajectory, Verdict
+
+ROLLOUT, EVALUATE, SAMPLE = 0, 1, 2  # purposes: each has draws of its own
+
+Item = tuple[Prompt, int]  # a prompt and how often the stream gave it before
+
+
+@dataclasses.dataclass
+class Text:
+    """The strings of a batch, by block and row. None: an empty block."""
+
+    prompts: list[Prompt | None]
+    prompt_text: list[str]
+    completions: list[list[str]]
+    verdicts: list[list[dict[str, Verdict]]]
+
+
+@dataclasses.dataclass
+class Batch:
+    """One table and its text; `outcomes` counts '<verifier>/<outcome>'."""
+
+    table: Table
+    text: Text
+    outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+
+def bucket(n: int, widths: collections.abc.Sequence[int], what: str) -> int:
+    """The smallest width that holds n."""
+    for w in widths:
+        if n <= w:
+            return w
+    raise ConfigError(f"{what}: {n} tokens do not fit the largest bucket {max(widths)}; add a larger one")
+
+
+class Tools:
+    """generate and verify over one model, tokenizer and verifier pool.
+
+    Args:
+      sampling, missing: as in the config.  pool: a VerifierPool or None.
+      key: the run's root key.  `params` is set by whoever owns the weights.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        tokenizer: tp.Any,
+        pool: tp.Any,
+        sampling: tp.Any,
+        missing: collections.abc.Mapping[str, str],
+        verifier_names: collections.abc.Sequence[str],
+        key: jax.Array,
+    ):
+        self.model, self.tokenizer, self.pool = model, tokenizer, pool
+        self.sampling, self.missing = sampling, missing
+        self.verifier_names = tuple(verifier_names)
+        self.key = key
+        self.params: tp.Any = None
+        self.max_prompt = max(sampling.prompt_buckets)
+        self.width = max(sampling.completion_buckets)
+        if self.max_prompt + self.width > model.max_positions:
+            raise ConfigError(
+                f"sampling: prompt bucket {self.max_prompt} + completion bucket {self.width} exceeds the "
+                f"model's context of {model.max_positions} positions"
+            )
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The rendered chat, ready to be completed, as tokens."""
+        return self.tokenizer.chat(list(prompt.messages))
+
+    def generate(
+        self,
+        items: collections.abc.Sequence[Item | None],
+        *,
+        group: int,
+        step: int,
+        attempt: int = 0,
+        first_sample: int = 0,
+        purpose: int = ROLLOUT,
+        temperature: float | None = None,
+    ) -> Batch:
+        """Samples `group` completions of every prompt. items: None is an empty block.
+
+        attempt, first_sample: enter the draws' keys, so that a retry or further
+        samples of a prompt never meet the same noise.
+        """
+        s = self.sampling
+        temperature = s.temperature if temperature is None else temperature
+        p = len(items)
+        rows = [self.encode(i[0]) if i else [] for i in items]
+        length = bucket(max(map(len, rows), default=0), s.prompt_buckets, "prompt")
+        tokens = np.full((p, length), self.tokenizer.pad_id, np.int32)
+        mask = np.zeros((p, length), bool)
+        for i, row in enumerate(rows):
+            if row:
+                tokens[i, length - len(row) :] = row
+                mask[i, length - len(row) :] = True
+        alive = np.broadcast_to(np.array([i is not None for i in items])[:, None], (p, group)).copy()
+        prompt_id = np.array([stable_id(i[0].id) if i else 0 for i in items], np.int32)
+        ids = np.zeros((p, group, 4), np.int32)
+        ids[..., 0] = prompt_id[:, None]
+        ids[..., 1] = np.array([i[1] if i else 0 for i in items])[:, None]
+        ids[..., 2] = attempt
+        ids[..., 3] = first_sample + np.arange(group)
+        stops = tuple(s.stop_strings)
+        out = generate_lib.generate(
+            self.model,
+            self.params,
+            tokens,
+            mask,
+            jax.random.fold_in(jax.random.fold_in(self.key, purpose), step),
+            ids,
+            width=self.width,
+            stop=self.tokenizer.eos_ids,
+            law=generate_lib.make_law(temperature, s.top_k, s.top_p, s.min_p),
+            pad=self.tokenizer.pad_id,
+            alive=alive,
+            dtype=jnp.dtype(s.dtype),
+            check=(lambda t, n, d: d | self._stopped(t, n, stops)) if stops else None,
+            check_every=16,
+        )
+        table: Table = {k: np.array(v) for k, v in jax.device_get(out).items()}
+        if stops:
+            self._cut_at_stop(table, stops)
+        completions = [
+            [self._text(table, i, j, stops) if alive[i, j] else "" for j in range(group)]
+            for i in range(p)
+        ]
+        table |= {
+            "prompt_tokens": tokens,
+            "prompt_mask": mask,
+            "loss_mask": table["completion_mask"].copy(),
+            "temperature": np.full((p, group), temperature or 1.0, np.float32),
+            "origin": np.zeros((p, group), np.int32),
+            "row_mask": alive,
+            "train_mask": np.ones((p, group), bool),
+            "group": np.where(alive[:, 0], np.arange(p), -1).astype(np.int32),
+            "prompt_id": prompt_id,
+            "row_id": np.arange(p * group, dtype=np.int32).reshape(p, group),
+            "answer_id": np.full((p, group), -1, np.int32),
+        }
+        text = Text(
+            [i[0] if i else None for i in items],
+            [self.tokenizer.render(list(i[0].messages)) if i else "" for i in items],
+            completions,
+            [[{} for _ in range(group)] for _ in range(p)],
+        )
+        return Batch(table, text)
+
+    def _text(self, table: Table, i: int, j: int, stops: tuple[str, ...]) -> str:
+        tokens = table["completion_tokens"][i, j][table["completion_mask"][i, j]]
+        text = self.tokenizer.decode(tokens.tolist())
+        cuts = [text.find(s) for s in stops if s in text]
+        return text[: min(cuts)] if cuts else text
+
+    def _stopped(self, tokens: np.ndarray, lengths: np.ndarray, stops: tuple[str, ...]) -> np.ndarray:
+        out = np.zeros(lengths.shape, bool)
+        for i, j in np.ndindex(*lengths.shape):
+            text = self.tokenizer.decode(tokens[i, j, : lengths[i, j]].tolist())
+            out[i, j] = any(s in text for s in stops)
+        return out
+
+    def _cut_at_stop(self, table: Table, stops: tuple[str, ...]) -> None:
+        """Ends rows after the token that completes a stop string."""
+        for i, j in np.ndindex(*table["truncated"].shape):
+            n = int(table["completion_mask"][i, j].sum())
+            tokens = table["completion_tokens"][i, j].tolist()
+            ends = lambda m: any(s in self.tokenizer.decode(tokens[:m]) for s in stops)  # noqa: B023, E731
+            if not n or not ends(n):
+                continue
+            low, high = 0, n  # ends(high), not ends(low)
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if ends(middle) else (middle, high)
+            table["completion_mask"][i, j, high:] = False
+            table["completion_tokens"][i, j, high:] = self.tokenizer.pad_id
+            table["sampler_logp"][i, j, high:] = 0.0
+            table["truncated"][i, j] = False
+
+    def verify(self, batch: Batch) -> Batch:
+        """Judges the live rows: columns verdict/<name>, row_mask, text.verdicts, outcomes.
+
+        A verdict that is missing counts as config.missing says; where that is `mask`,
+        the row leaves statistics and loss.
+        """
+        table, text = batch.table, batch.text
+        live = [(i, j) for i, j in np.ndindex(*table["row_mask"].shape) if table["row_mask"][i, j]]
+        trajectories = [
+            Trajectory(text.completions[i][j], text.prompt_text[i], bool(table["truncated"][i, j]))
+            for i, j in live
+        ]
+        prompts = [tp.cast(Prompt, text.prompts[i]) for i, _ in live]
+        for name in self.verifier_names:
+            table[f"verdict/{name}"] = np.full(table["row_mask"].shape, np.nan, np.float32)
+        for (i, j), verdicts in zip(live, self.pool.verify(trajectories, prompts), strict=True):
+            text.verdicts[i][j] = verdicts
+            known = bool(verdicts)
+            for name, verdict in verdicts.items():
+                batch.outcomes[f"{name}/{verdict.outcome}"] += 1
+                score = verdict.score
+                if score is None:
+                    policy = self.missing.get(verdict.outcome, "mask")
+                    score = None if policy == "mask" else float(policy)
+                if score is None:
+                    known = False
+                else:
+                    table[f"verdict/{name}"][i, j] = score
+            table["row_mask"][i, j] = known
+        return batch
+
+
+def correct(verdicts: collections.abc.Mapping[str, Verdict]) -> bool:
+    """Whether every verifier that judged the row found it correct."""
+    return bool(verdicts) and all(v.outcome == "correct" for v in verdicts.values())
