@@ -1,0 +1,51 @@
+"""Masked statistics shared by the estimators of this package.
+
+Rows with `row_mask` False are read through `where`, so that NaN or garbage in
+an empty slot cannot leak.  Variances take two passes.  A mean is the live
+minimum plus the mean of what lies above it, so that a constant group is exactly
+zero after centring.
+"""
+
+from __future__ import annotations
+
+import typing as tp
+
+import jax
+import jax.numpy as jnp
+
+Axis = int | tuple[int, ...] | None
+
+
+def live(like: jax.Array, row_mask: jax.Array | None) -> jax.Array:
+    """row_mask as it is, or all True in the shape of `like` [P,G]."""
+    return jnp.ones(like.shape, bool) if row_mask is None else row_mask
+
+
+def mean(x: jax.Array, mask: jax.Array, axis: Axis = 1) -> jax.Array:
+    """Mean over the masked entries, dims kept; 0 where there are none."""
+    count = jnp.sum(mask, axis=axis, keepdims=True)
+    low = jnp.min(jnp.where(mask, x, jnp.inf), axis=axis, keepdims=True)
+    low = jnp.where(count > 0, low, 0.0)
+    above = jnp.sum(jnp.where(mask, x - low, 0.0), axis=axis, keepdims=True)
+    return low + above / jnp.maximum(count, 1)
+
+
+def centre(x: jax.Array, mask: jax.Array, axis: Axis = 1) -> tuple[jax.Array, jax.Array]:
+    """(x - mean over the masked entries, their count); 0 outside the mask, count keeps dims."""
+    count = jnp.sum(mask, axis=axis, keepdims=True)
+    return jnp.where(mask, x - mean(x, mask, axis), 0.0), count
+
+
+def std(centred: jax.Array, count: jax.Array, ddof: int, axis: Axis = 1) -> jax.Array:
+    """Standard deviation from the output of `centre`; 0 where count <= ddof."""
+    squares = jnp.sum(jnp.square(centred), axis=axis, keepdims=True)
+    return jnp.sqrt(squares / jnp.maximum(count - ddof, 1))
+
+
+def require_group(rewards: tp.Any, allow_singleton: bool) -> None:
+    """Raises ValueError for G=1: a group statistic of one completion is no signal."""
+    if rewards.shape[1] == 1 and not allow_singleton:
+        raise ValueError(
+            "G=1 in rewards [P,G]: a group needs at least 2 completions; "
+            "set rollout.group >= 2 or allow_singleton=True (then A = r)"
+        )
