@@ -297,7 +297,8 @@ def canon(
     inter = scaled - jnp.where(low, _stats.mean(scaled, high), _stats.mean(scaled, low))
     intra = rewards - jnp.where(low, _stats.mean(rewards, low), _stats.mean(rewards, high))
     accuracy = _stats.mean(rewards, rows, axis=(0, 1))
-    share = {"setting": mu, "accuracy": accuracy, "error": 1.0 - accuracy}[mu_from]
+    shares: dict[str, tp.Any] = {"setting": mu, "accuracy": accuracy, "error": 1.0 - accuracy}
+    share = shares[mu_from]
     return jnp.where(rows & (count > 1), share * inter + (1.0 - share) * intra, 0.0)
 
 
