@@ -13,7 +13,7 @@ N, D, F, V, RANK, SCALE = 3, 8, 12, 11, 2, 1.5
 @pytest.fixture
 def params():
     keys = iter(jax.random.split(jax.random.key(0), 8))
-    draw = lambda *shape: jax.random.normal(next(keys), shape) * 0.3  # noqa: E731
+    draw = lambda *shape: jax.random.normal(next(keys), shape) * 0.3
     return {
         "embed": draw(V, D),
         "layers": {

@@ -1,0 +1,250 @@
+"""Optimizers: optax, with the settings of a config checked and the traps closed.
+
+`make_optimizer` chains a global-norm clip, one of optax's optimizers at learning
+rate 1, decoupled weight decay by parameter path, and the schedule, which reads
+the count in the optimizer's own state, so that a resumed run continues on it.
+`guarded_update` applies a step, or nothing at all when a number is not finite.
+Parameters are named by their path, such as "layers/q" or, for an adapter,
+"layers/q/a".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import typing as tp
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Tree = tp.Any
+Rules = tp.Sequence[tuple[str, float]]
+LrSchedule = tp.Callable[[jax.typing.ArrayLike], jax.Array]
+
+# name -> {our setting: optax's keyword}; a setting that is not listed has no effect there
+OPTIMIZERS: dict[str, dict[str, str]] = {
+    "adamw": {"b1": "b1", "b2": "b2", "eps": "eps", "mu_dtype": "mu_dtype"},
+    "lion": {"b1": "b1", "b2": "b2", "mu_dtype": "mu_dtype"},
+    "sgd": {"b1": "momentum", "mu_dtype": "accumulator_dtype"},
+    "adafactor": {"b1": "momentum", "eps": "eps", "mu_dtype": "dtype_momentum"},
+}
+# what optax would otherwise add: its own decay, and steps relative to the parameters' scale
+_FIXED: dict[str, dict[str, tp.Any]] = {
+    "adamw": {"weight_decay": 0.0},
+    "lion": {"weight_decay": 0.0},
+    "adafactor": {"multiply_by_parameter_scale": False},
+}
+SCHEDULES = ("constant", "linear", "cosine")
+
+DEFAULTS: dict[str, tp.Any] = {
+    "name": "adamw",
+    "lr": 1e-6,
+    "schedule": "constant",
+    "warmup_steps": 0,
+    "total_steps": 0,
+    "end_lr_fraction": 0.0,
+    "b1": None,  # None: optax's default
+    "b2": None,
+    "eps": None,
+    "weight_decay": 0.0,
+    "decay_rules": None,
+    "max_grad_norm": 1.0,
+    "mu_dtype": None,
+}
+
+
+def make_optimizer(cfg: tp.Mapping[str, tp.Any]) -> tuple[optax.GradientTransformation, LrSchedule]:
+    """An optimizer and its learning rate from settings.
+
+    Args:
+      cfg: any of
+        name: adamw, lion, sgd (b1 is its momentum) or adafactor (steps are not
+          scaled by the parameters' size, so that lr means what it means elsewhere).
+        lr: peak learning rate, > 0.
+        schedule: constant, linear or cosine, after `warmup_steps` updates of linear
+          warm-up, whose first update already has lr / warmup_steps; linear and
+          cosine reach end_lr_fraction * lr at update `total_steps`.
+        b1, b2, eps, mu_dtype: as in optax; None leaves optax's default.
+        weight_decay: decoupled, >= 0: params -= lr * weight_decay * multiplier * params.
+        decay_rules: ((regex, multiplier), ...), first full match of the path wins;
+          None: 0 for norms, biases and leaves of fewer than 2 axes, 1 for the others.
+        max_grad_norm: clip of the global norm; None or 0: no clip.
+    Returns: (optimizer, schedule); schedule(count) is the learning rate of the
+      update that follows `count` applied ones, see `update_count`.
+    Raises: ValueError for an unknown setting or a value that cannot work.
+    """
+    unknown = sorted(set(cfg) - set(DEFAULTS))
+    if unknown:
+        raise ValueError(
+            f"optim: unknown setting {unknown[0]!r}; accepted: {', '.join(sorted(DEFAULTS))}"
+        )
+    settings = {**DEFAULTS, **{key: cfg[key] for key in cfg}}
+    name = settings["name"]
+    _choice("name", name, OPTIMIZERS)
+    _positive_or_zero(settings, "weight_decay", "end_lr_fraction", "warmup_steps", "total_steps")
+    keywords = dict(_FIXED.get(name, {}))
+    for ours in ("b1", "b2", "eps", "mu_dtype"):
+        if settings[ours] is None:
+            continue
+        if ours not in OPTIMIZERS[name]:
+            raise ValueError(
+                f"optim.{ours}: got {settings[ours]!r}, but {name} has no such setting; "
+                f"set it to None (it accepts {', '.join(OPTIMIZERS[name])})"
+            )
+        keywords[OPTIMIZERS[name][ours]] = settings[ours]
+    needs_b1 = "momentum" in OPTIMIZERS[name].values()
+    if needs_b1 and settings["mu_dtype"] is not None and settings["b1"] is None:
+        raise ValueError(f"optim.mu_dtype: {name} keeps no moment to store without b1; set b1")
+    lr_at = _schedule(settings)
+    chain = [getattr(optax, name)(learning_rate=1.0, **keywords)]
+    if settings["max_grad_norm"]:
+        _positive_or_zero(settings, "max_grad_norm")
+        chain.insert(0, optax.clip_by_global_norm(settings["max_grad_norm"]))
+    if settings["weight_decay"] or settings["decay_rules"] is not None:
+        chain.append(_decay(settings["weight_decay"], settings["decay_rules"]))
+    return optax.chain(*chain, optax.scale_by_schedule(lr_at)), lr_at
+
+
+def guarded_update(
+    optimizer: optax.GradientTransformation,
+    grads: Tree,
+    state: Tree,
+    params: Tree,
+    loss: jax.typing.ArrayLike = 0.0,
+) -> tuple[Tree, Tree, dict[str, jax.Array]]:
+    """One update, or none at all when the loss or any gradient is not finite.
+
+    The decision is the same on every device and host when the gradients are global
+    arrays, since it depends on their norm and the loss alone.  Jit-able.
+
+    Args:
+      grads, params: trees alike.  state: of the optimizer.  loss: scalar.
+    Returns: (params, state, info).  A skipped update leaves params and state, its
+      counts included, bit for bit as they were.  info: `grad_norm` before the clip,
+      `skipped` bool.
+    """
+    grad_norm = global_norm(grads)
+    finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
+    updates, new_state = optimizer.update(grads, state, params)
+
+    def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(finite, new, old)
+
+    params = jax.tree.map(keep, optax.apply_updates(params, updates), params)
+    state = jax.tree.map(keep, new_state, state)
+    return params, state, {"grad_norm": grad_norm, "skipped": ~finite}
+
+
+def global_norm(tree: Tree) -> jax.Array:
+    """sqrt of the sum of squares over all leaves, accumulated in float32."""
+    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(jnp.sum(jnp.stack(squares)))
+
+
+def update_count(state: Tree) -> jax.Array:
+    """The count of applied updates in a state of `make_optimizer`, int32."""
+    found = optax.tree_utils.tree_get_all_with_path(
+        state,
+        "count",
+        filtering=lambda path, _: getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState",
+    )
+    if len(found) != 1:
+        raise ValueError(f"got a state with {len(found)} schedules, expected one of make_optimizer")
+    count: jax.Array = found[0][1]
+    return count
+
+
+def decay_multipliers(params: Tree, rules: Rules | None = None) -> Tree:
+    """The factor on weight_decay for each parameter, see `make_optimizer`.
+
+    Raises: ValueError for a parameter that no rule covers, a rule that covers no
+      parameter, or a rule that is not (regex, number >= 0).
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    named = [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves
+    ]
+    if rules is None:
+        return jax.tree.unflatten(
+            structure,
+            [
+                0.0 if leaf.ndim < 2 or re.fullmatch(r"(.*/)?\w*(norm|bias)", name) else 1.0
+                for name, leaf in named
+            ],
+        )
+    for rule in rules:
+        if len(rule) != 2 or not isinstance(rule[0], str) or not 0 <= rule[1] < math.inf:
+            raise ValueError(f"optim.decay_rules: got {rule!r}, expected (regex, number >= 0)")
+        if not any(re.fullmatch(rule[0], name) for name, _ in named):
+            raise ValueError(
+                f"optim.decay_rules: {rule[0]!r} matches no parameter; there are "
+                f"{', '.join(name for name, _ in named)}"
+            )
+    multipliers = []
+    for name, _ in named:
+        matching = [float(factor) for pattern, factor in rules if re.fullmatch(pattern, name)]
+        if not matching:
+            raise ValueError(
+                f"optim.decay_rules: no rule covers {name!r}; end the rules with ('.*', multiplier)"
+            )
+        multipliers.append(matching[0])
+    return jax.tree.unflatten(structure, multipliers)
+
+
+def _decay(weight_decay: float, rules: Rules | None) -> optax.GradientTransformation:
+    """Adds -weight_decay * multiplier * params to updates that still lack the learning rate."""
+
+    def init(params: Tree) -> optax.EmptyState:
+        decay_multipliers(params, rules)  # a wrong rule fails here, before anything is compiled
+        return optax.EmptyState()
+
+    def update(updates: Tree, state: optax.EmptyState, params: Tree = None) -> tuple[Tree, Tree]:
+        decayed = jax.tree.map(
+            lambda u, p, m: u - weight_decay * m * p if m else u,
+            updates,
+            params,
+            decay_multipliers(params, rules),
+        )
+        return decayed, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _schedule(settings: dict[str, tp.Any]) -> LrSchedule:
+    lr, kind = settings["lr"], settings["schedule"]
+    warmup, total = settings["warmup_steps"], settings["total_steps"]
+    end = settings["end_lr_fraction"]
+    _choice("schedule", kind, SCHEDULES)
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf:
+        raise ValueError(f"optim.lr: got {lr!r}, expected a number > 0")
+    if kind != "constant" and total <= warmup:
+        raise ValueError(
+            f"optim.total_steps: got {total}, expected more than warmup_steps={warmup} "
+            f"for the {kind} schedule"
+        )
+
+    def lr_at(count: jax.typing.ArrayLike) -> jax.Array:
+        count = jnp.asarray(count, jnp.float32)
+        warm = jnp.minimum((count + 1) / max(warmup, 1), 1.0)
+        done = jnp.clip((count - warmup) / max(total - warmup, 1), 0.0, 1.0)
+        left = {
+            "constant": jnp.float32(1.0),
+            "linear": 1.0 - done,
+            "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+        }[kind]
+        return lr * warm * (end + (1.0 - end) * left)
+
+    return lr_at
+
+
+def _choice(setting: str, got: tp.Any, accepted: tp.Iterable[str]) -> None:
+    if got not in accepted:
+        raise ValueError(f"optim.{setting}: got {got!r}, expected one of {', '.join(accepted)}")
+
+
+def _positive_or_zero(settings: dict[str, tp.Any], *names: str) -> None:
+    for name in names:
+        value = settings[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value:
+            raise ValueError(f"optim.{name}: got {value!r}, expected a number >= 0")

@@ -1,0 +1,293 @@
+"""Optimizers: optax's numbers, schedules by hand, decay by path, steps that are skipped whole."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from rlpt import optim
+
+
+@pytest.fixture
+def params():
+    key = jax.random.key(0)
+    return {
+        "embed": jax.random.normal(key, (5, 4)),
+        "layers": {
+            "attn_norm": jnp.ones((2, 4)),
+            "q": jax.random.normal(jax.random.fold_in(key, 1), (2, 4, 4)),
+            "q_bias": jnp.full((2, 4), 0.5),
+        },
+        "final_norm": jnp.ones(4),
+    }
+
+
+def gradients(params, seed):
+    keys = jax.random.split(jax.random.key(seed), len(jax.tree.leaves(params)))
+    keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
+    return jax.tree.map(lambda k, p: jax.random.normal(k, p.shape), keys, params)
+
+
+def run(cfg, params, steps=4, start=0, state=None):
+    """Params and state after some guarded updates on seeded gradients."""
+    optimizer, _ = optim.make_optimizer(cfg)
+    state = optimizer.init(params) if state is None else state
+    update = jax.jit(lambda g, s, p: optim.guarded_update(optimizer, g, s, p)[:2])
+    for step in range(start, start + steps):
+        params, state = update(gradients(params, step), state, params)
+    return params, state
+
+
+def assert_same(a, b):
+    """Bit for bit, dtypes and signs of zero included."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype and np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_adamw_is_optax_adamw_with_clip_mask_and_schedule(params):
+    cfg = {"lr": 0.1, "weight_decay": 0.1, "max_grad_norm": 0.5, "b2": 0.95, "warmup_steps": 2}
+    ours, _ = run(cfg, params)
+    decayed = {
+        "embed": True,
+        "layers": {"attn_norm": False, "q": True, "q_bias": False},
+        "final_norm": False,
+    }
+    reference = optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optax.adamw(
+            lambda n: 0.1 * jnp.minimum(1.0, (n + 1) / 2), b2=0.95, weight_decay=0.1, mask=decayed
+        ),
+    )
+    theirs, state = params, reference.init(params)
+    for step in range(4):
+        updates, state = reference.update(gradients(params, step), state, theirs)
+        theirs = optax.apply_updates(theirs, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
+
+
+def test_first_adamw_step_by_hand():
+    params = {"w": jnp.array([[1.0, -2.0]])}
+    optimizer, _ = optim.make_optimizer({"lr": 0.1, "weight_decay": 0.5, "max_grad_norm": 0.0})
+    new, _, info = optim.guarded_update(
+        optimizer, {"w": jnp.array([[3.0, -4.0]])}, optimizer.init(params), params
+    )
+    # Adam's first step is sign(g); the decay is decoupled: 0.1 * 0.5 * w
+    np.testing.assert_allclose(new["w"], [[1 - 0.1 - 0.05, -2 + 0.1 + 0.1]], rtol=1e-6)
+    assert float(info["grad_norm"]) == 5.0 and not bool(info["skipped"])
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_every_optimizer_descends(name):
+    params = {"w": jnp.array([[3.0, -2.0]]), "final_norm": jnp.array([1.0])}
+    optimizer, _ = optim.make_optimizer({"name": name, "lr": 0.05, "weight_decay": 0.01})
+    state = optimizer.init(params)
+
+    def loss(p):
+        return jnp.sum(p["w"] ** 2) + jnp.sum((p["final_norm"] - 2) ** 2)
+
+    @jax.jit
+    def update(state, params):
+        value, grads = jax.value_and_grad(loss)(params)
+        return optim.guarded_update(optimizer, grads, state, params, value)[:2]
+
+    start = float(loss(params))
+    for _ in range(80):
+        params, state = update(state, params)
+    assert float(loss(params)) < 0.1 * start
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("adamw", {"lr": 0.02}),
+        ("adamw", {"schedule": "linear", "total_steps": 9}),
+        ("adamw", {"schedule": "cosine", "total_steps": 9}),
+        ("adamw", {"warmup_steps": 3}),
+        ("adamw", {"b1": 0.5}),
+        ("adamw", {"b2": 0.5}),
+        ("adamw", {"eps": 0.5}),
+        ("adamw", {"weight_decay": 0.1}),
+        ("adamw", {"max_grad_norm": 0.01}),
+        ("adamw", {"mu_dtype": "bfloat16"}),
+        ("lion", {"b1": 0.1}),
+        ("lion", {"b2": 0.1}),
+        ("lion", {"weight_decay": 0.1}),
+        ("sgd", {"b1": 0.9}),
+        ("sgd", {"weight_decay": 0.1}),
+        ("adafactor", {"b1": 0.9}),
+        ("adafactor", {"eps": 0.5}),
+        ("adafactor", {"weight_decay": 0.1}),
+    ],
+    ids=str,
+)
+def test_every_setting_has_an_effect(name, setting):
+    params = {"q": jax.random.normal(jax.random.key(0), (8, 8))}
+    base = {
+        "name": name,
+        "lr": 0.01,
+        "max_grad_norm": None,
+        "eps": 1e-2 if name == "adamw" else None,
+    }
+    plain, _ = run(base, params)
+    changed, _ = run({**base, **setting}, params)
+    assert not np.array_equal(plain["q"], changed["q"]), f"{setting} is ignored"
+
+
+def test_moment_dtype(params):
+    _, state = run({"mu_dtype": "bfloat16"}, params, steps=1)
+    assert optax.tree_utils.tree_get(state, "mu")["embed"].dtype == jnp.bfloat16
+    assert optax.tree_utils.tree_get(state, "nu")["embed"].dtype == jnp.float32
+    _, state = run({"name": "sgd", "b1": 0.9, "mu_dtype": "bfloat16"}, params, steps=1)
+    assert optax.tree_utils.tree_get(state, "trace")["embed"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("cfg", "want"),
+    [
+        ({}, [1, 1, 1, 1, 1, 1, 1]),
+        ({"warmup_steps": 2}, [0.5, 1, 1, 1, 1, 1, 1]),
+        ({"schedule": "linear", "total_steps": 4}, [1, 0.75, 0.5, 0.25, 0, 0, 0]),
+        (
+            {"schedule": "linear", "warmup_steps": 2, "total_steps": 6, "end_lr_fraction": 0.2},
+            [0.5, 1, 1, 0.8, 0.6, 0.4, 0.2],
+        ),
+        (
+            {"schedule": "cosine", "total_steps": 4, "end_lr_fraction": 0.1},
+            [1, 0.1 + 0.45 * (1 + 0.5**0.5), 0.55, 0.1 + 0.45 * (1 - 0.5**0.5), 0.1, 0.1, 0.1],
+        ),
+    ],
+    ids=str,
+)
+def test_schedules_by_hand(cfg, want):
+    _, lr_at = optim.make_optimizer(dict(lr=0.3, **cfg))
+    got = [float(lr_at(count)) for count in range(7)]
+    np.testing.assert_allclose(got, 0.3 * np.array(want), rtol=1e-6, atol=1e-8)
+
+
+def test_resume_continues_on_the_schedule_bit_for_bit(params):
+    cfg = {
+        "lr": 0.1,
+        "schedule": "cosine",
+        "warmup_steps": 2,
+        "total_steps": 6,
+        "weight_decay": 0.1,
+    }
+    whole, whole_state = run(cfg, params, steps=6)
+    half, state = run(cfg, params, steps=3)
+    assert int(optim.update_count(state)) == 3
+    half, state = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), (half, state))
+    resumed, resumed_state = run(cfg, half, steps=3, start=3, state=state)
+    assert_same((whole, whole_state), (resumed, resumed_state))
+
+
+@pytest.mark.parametrize("poison", ["nan gradient", "inf gradient", "nan loss"])
+def test_a_step_that_is_not_finite_changes_nothing(params, poison):
+    optimizer, _ = optim.make_optimizer({"lr": 0.1, "weight_decay": 0.1, "warmup_steps": 3})
+    params["final_norm"] = params["final_norm"].at[0].set(-0.0)
+    update = jax.jit(lambda g, s, p, loss: optim.guarded_update(optimizer, g, s, p, loss))
+    good = gradients(params, 0)
+    before = update(good, optimizer.init(params), params, 1.0)[:2]
+    bad = gradients(params, 1)
+    if "gradient" in poison:
+        bad["layers"]["q"] = bad["layers"]["q"].at[1, 0, 0].set(float(poison.split()[0]))
+    loss = float("nan") if poison == "nan loss" else 1.0
+    *after, info = update(bad, before[1], before[0], loss)
+    assert bool(info["skipped"])
+    assert_same(before, tuple(after))
+    assert int(optim.update_count(after[1])) == 1, "a skipped update must not move the schedule"
+    *resumed, info = update(good, after[1], after[0], 1.0)
+    assert not bool(info["skipped"]) and int(optim.update_count(resumed[1])) == 2
+
+
+def test_global_norm_accumulates_in_float32():
+    tree = {"a": jnp.ones(4096, jnp.bfloat16), "b": jnp.ones((), jnp.bfloat16)}
+    got = optim.global_norm(tree)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, 4097**0.5, rtol=1e-7)
+
+
+def test_decay_rules(params):
+    default = optim.decay_multipliers(params)
+    assert default == {
+        "embed": 1.0,
+        "layers": {"attn_norm": 0.0, "q": 1.0, "q_bias": 0.0},
+        "final_norm": 0.0,
+    }
+    adapters = {
+        "layers/q": {"a": jnp.ones((2, 4, 1)), "b": jnp.ones((2, 1, 4))},
+        "scalar": jnp.ones(3),
+    }
+    assert optim.decay_multipliers(adapters) == {"layers/q": {"a": 1.0, "b": 1.0}, "scalar": 0.0}
+    rules = (("layers/q", 0.5), (".*(norm|bias)", 0.0), (".*", 2.0))
+    got = optim.decay_multipliers(params, rules)
+    assert (got["layers"]["q"], got["embed"], got["final_norm"]) == (0.5, 2.0, 0.0)
+    optimizer, _ = optim.make_optimizer({"lr": 0.1, "weight_decay": 0.1, "decay_rules": rules})
+    zero = jax.tree.map(jnp.zeros_like, params)
+    new, _, _ = optim.guarded_update(optimizer, zero, optimizer.init(params), params)
+    np.testing.assert_allclose(
+        new["layers"]["q"], params["layers"]["q"] * (1 - 0.1 * 0.1 * 0.5), rtol=1e-6
+    )
+    np.testing.assert_allclose(new["embed"], params["embed"] * (1 - 0.1 * 0.1 * 2), rtol=1e-6)
+    np.testing.assert_array_equal(new["layers"]["q_bias"], params["layers"]["q_bias"])
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ((("layers/.*", 0.0), ("final_norm", 0.0)), "no rule covers 'embed'; end the rules with"),
+        (
+            (("layers/querry", 1.0), (".*", 1.0)),
+            "'layers/querry' matches no parameter; there are embed",
+        ),
+        (((".*", -1.0),), r"expected \(regex, number >= 0\)"),
+    ],
+)
+def test_decay_rules_that_cannot_work(params, rules, message):
+    optimizer, _ = optim.make_optimizer({"decay_rules": rules})
+    with pytest.raises(ValueError, match=message):
+        optimizer.init(params)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "message"),
+    [
+        (
+            {"lrr": 1},
+            "unknown setting 'lrr'; accepted: b1, b2, decay_rules, end_lr_fraction, eps, lr",
+        ),
+        ({"name": "adam"}, "optim.name: got 'adam', expected one of adamw, lion, sgd, adafactor"),
+        (
+            {"schedule": "wsd"},
+            "optim.schedule: got 'wsd', expected one of constant, linear, cosine",
+        ),
+        ({"lr": 0.0}, "optim.lr: got 0.0, expected a number > 0"),
+        ({"lr": "1e-3"}, "optim.lr: got '1e-3', expected a number > 0"),
+        ({"name": "sgd", "b2": 0.9}, "optim.b2: got 0.9, but sgd has no such setting"),
+        ({"name": "lion", "eps": 1e-8}, "but lion has no such setting; set it to None"),
+        ({"name": "sgd", "mu_dtype": "bfloat16"}, "sgd keeps no moment to store without b1"),
+        ({"schedule": "cosine"}, "total_steps: got 0, expected more than warmup_steps=0"),
+        ({"weight_decay": -0.1}, "optim.weight_decay: got -0.1, expected a number >= 0"),
+        ({"max_grad_norm": -1.0}, "optim.max_grad_norm: got -1.0, expected a number >= 0"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_work(cfg, message):
+    with pytest.raises(ValueError, match=message):
+        optim.make_optimizer(cfg)
+
+
+def test_settings_from_a_config_dict(params):
+    cfg = ml_collections.ConfigDict(
+        {"lr": 0.1, "decay_rules": (("embed", 0.0), (".*", 1.0)), "weight_decay": 0.1}
+    )
+    from_config, _ = run(cfg, params, steps=1)
+    from_dict, _ = run(cfg.to_dict(), params, steps=1)
+    assert_same(from_config, from_dict)
+
+
+def test_update_count_of_another_state(params):
+    with pytest.raises(ValueError, match="a state with 0 schedules"):
+        optim.update_count(optax.adam(1e-3).init(params))
