@@ -21,21 +21,6 @@ from rlpt.config import Bound, ConfigError
 State = dict[str, tp.Any]
 
 
-def default_rewards(
-    verdict: dict[str, jax.Array], row_mask: jax.Array, *, weights: tuple[tuple[str, float], ...]
-) -> Table:
-    """rewards [P,G]: the weighted sum of the verdicts that a row has.
-
-    A verdict of NaN adds nothing: a verifier that does not judge this prompt leaves
-    NaN and the row stays; a verdict that is missing leaves row_mask False, set by the
-    rollout.  Masked rows get 0.
-    """
-    total = jnp.zeros(row_mask.shape, jnp.float32)
-    for name, weight in weights:
-        total = total + weight * jnp.nan_to_num(verdict[name])
-    return {"rewards": jnp.where(row_mask, total, 0.0)}
-
-
 @dataclasses.dataclass(frozen=True)
 class Chain:
     """Bound methods in order. `group_blocks` > 1: groups span up to that many blocks."""
@@ -121,10 +106,9 @@ def _fit(name: str, new: Table, table: Table) -> Table:
 
 def build(config: tp.Any, group_blocks: int = 1) -> Chain:
     """The chain of config.verifiers, config.shaping and config.advantage."""
-    weights = tuple((v["name"], float(v.get("weight", 1.0))) for v in config.verifiers)
-    prelude = Bound(
-        "rewards (weighted sum of verdicts)", default_rewards,
-        (("verdict", "verdict", True), ("row_mask", "row_mask", True)), {}, {"weights": weights}, "",
-    )  # fmt: skip
+    # NaN adds nothing: a verifier that does not judge this prompt leaves NaN and the row
+    # stays; where a verdict is missing the rollout has set row_mask to False.
+    weights = {v["name"]: float(v.get("weight", 1.0)) for v in config.verifiers}
+    prelude = config_lib.resolve("rewards", "combine.weighted_sum", weights=weights, missing=0.0)
     shaping = (prelude, *(config_lib.entry("rewards", s) for s in config.shaping))
     return Chain(shaping, tuple(config_lib.entry("advantages", a) for a in config.advantage), group_blocks)

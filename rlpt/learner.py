@@ -183,7 +183,7 @@ class Learner:
             given_rows = self.old_logp_given | (table["origin"] != 0)
             old = jnp.where(given_rows[..., None], table["old_logp"], old)
         table = {**table, "old_logp": old}
-        given: Table = {k: v for k, v in out.items() if v is not None}
+        given: Table = {**out, "log_ratio": out["logp"] - old}
         total = jnp.float32(0.0)
         metrics: Table = {}
         for term, w, n in zip(self.terms, weights, numbers, strict=True):
