@@ -141,8 +141,8 @@ def pacs(
     Returns: [P,G,T], the row's value on each of its trained tokens; with
       `aggregate.sequence_mean_token_mean` the loss is the mean over rows.
 
-    Reference: Li et al., "Implicit Actor Critic Coupling" (PACS), arXiv:2509.02522.  Differs from the authors'
-    code in: the sum is masked.
+    Reference: Li et al., "Implicit Actor Critic Coupling" (PACS), arXiv:2509.02522.  Differs
+    from the authors' code in: the sum is masked.
     """
     chex.assert_equal_shape([logp, old_logp, loss_mask])
     rows = jnp.any(loss_mask, axis=-1)

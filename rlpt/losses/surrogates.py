@@ -79,7 +79,7 @@ def cispo(
     cap_low: float = 0.0,
     cap_high: float = 5.0,
 ) -> jax.Array:
-    """sg(clip(rho, cap_low, cap_high)) A log pi: the weight is clipped, no token loses its gradient.
+    """sg(clip(rho, cap_low, cap_high)) A log pi: weights are clipped, no token loses its gradient.
 
     Args:
       log_ratio, logp, advantages: [P,G,T] float32.
