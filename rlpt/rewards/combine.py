@@ -83,7 +83,7 @@ def gated_sum(
 
     Raises: ValueError for an unknown name.
 
-    Reference: "G-RA: Gated Reward Accumulation", arXiv:2508.10548.
+    Reference: "Stabilizing Long-term Multi-turn RL with Gated Rewards", arXiv:2508.10548.
     """
     thresholds = dict(thresholds or {})
     _require(verdict, order, "gated_sum order")
