@@ -1,0 +1,227 @@
+"""Text to token ids and back, and chat templates, without torch.
+
+A thin layer over `tokenizers`, the Rust library that reads `tokenizer.json`.
+The Auto classes of transformers are not used, because they import torch wherever
+it is installed; the template renderer of transformers does not, and is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import typing as tp
+
+import tokenizers
+
+Message = tp.Mapping[str, tp.Any]
+
+# A chat model ends its turn with one of these, whatever its config calls "eos".
+TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>")
+
+
+class Tokenizer:
+    """A vocabulary, its special tokens and its chat template.
+
+    Attributes:
+      backend: the `tokenizers.Tokenizer`.
+      chat_template: Jinja source, "" where the model has none.
+      eos_ids: every id that ends a completion, at least one; the first is the model's
+        own end-of-sequence token.
+      pad_id: fills unused positions; never tells padding from text (masks do that),
+        and is the first of `eos_ids` where the model names none.
+      bos_id: None where the model has none.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        chat_template: str = "",
+        eos_ids: tp.Iterable[int] = (),
+        pad_id: int | None = None,
+        bos_id: int | None = None,
+    ):
+        """eos_ids: those the model's files name; TURN_ENDS of the vocabulary are added.
+
+        Raises: ValueError when there is no end token, or an id outside the vocabulary.
+        """
+        backend.no_padding()
+        backend.no_truncation()
+        ends = [backend.token_to_id(token) for token in TURN_ENDS]
+        self.backend = backend
+        self.chat_template = chat_template
+        stops = [*map(int, eos_ids), *(i for i in ends if i is not None)]
+        self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(stops))
+        if not self.eos_ids:
+            raise ValueError(
+                "the tokenizer has no end-of-sequence token, so no completion could stop; "
+                "expected eos_token in tokenizer_config.json or eos_token_id in generation_config.json"
+            )
+        self.pad_id: int = self.eos_ids[0] if pad_id is None else int(pad_id)
+        self.bos_id: int | None = None if bos_id is None else int(bos_id)
+        for name, ids in (("eos", self.eos_ids), ("pad", [self.pad_id]), ("bos", [self.bos_id])):
+            for i in ids:
+                if i is not None and backend.id_to_token(i) is None:
+                    raise ValueError(
+                        f"{name} token id: got {i}, expected an id of this vocabulary of "
+                        f"{self.vocab_size}; do tokenizer and configuration belong together?"
+                    )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included; an embedding may have more rows."""
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str, add_special: bool = False) -> list[int]:
+        """Ids of a text; special tokens written in it are parsed.
+
+        add_special: also what the model puts around a plain text, such as a BOS.
+        """
+        return list(self.backend.encode(text, add_special_tokens=add_special).ids)
+
+    def decode(self, ids: tp.Iterable[int], skip_special: bool = True) -> str:
+        """Text of ids; special tokens are left out, or written out when skip_special is False."""
+        return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special))
+
+    def render(
+        self,
+        messages: tp.Sequence[Message],
+        add_generation_prompt: bool = True,
+        **variables: tp.Any,
+    ) -> str:
+        """The conversation as one string, by the model's chat template.
+
+        Args:
+          messages: each has "role" and "content".
+          add_generation_prompt: end with the opening of the assistant's turn.
+          variables: what else the template reads, such as Qwen3's enable_thinking.
+        Raises: ValueError when there is no template, or when it refuses the messages.
+        """
+        import jinja2
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        if not self.chat_template:
+            raise ValueError(
+                "this model has no chat template; encode plain text, or use the chat version of the model"
+            )
+        special = {"bos_token": self.bos_id, "eos_token": self.eos_ids[0], "pad_token": self.pad_id}
+        names = {k: "" if i is None else self.backend.id_to_token(i) for k, i in special.items()}
+        try:
+            rendered, _ = render_jinja_template(
+                [[dict(m) for m in messages]],
+                chat_template=self.chat_template,
+                add_generation_prompt=add_generation_prompt,
+                **(names | variables),
+            )
+        except jinja2.TemplateError as e:
+            roles = [m.get("role") for m in messages]
+            raise ValueError(f"the chat template refused messages with roles {roles}: {e}") from e
+        return str(rendered[0])
+
+    def chat(
+        self,
+        messages: tp.Sequence[Message],
+        add_generation_prompt: bool = True,
+        **variables: tp.Any,
+    ) -> list[int]:
+        """Ids of `render`: the template writes the special tokens, none are added."""
+        return self.encode(self.render(messages, add_generation_prompt, **variables))
+
+    def fingerprint(self) -> str:
+        """16 hex digits over vocabulary, merges, pre-tokenizer, template and special ids."""
+        parts = [self.backend.to_str(), self.chat_template, self.eos_ids, self.pad_id, self.bos_id]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_dir(cls, directory: str | pathlib.Path) -> Tokenizer:
+        """Reads tokenizer.json and what stands beside it in a Hugging Face directory.
+
+        Of tokenizer_config.json, special_tokens_map.json, chat_template.jinja and
+        generation_config.json, each may be absent.
+        Raises: FileNotFoundError without tokenizer.json; ValueError for a special token
+          that the vocabulary does not have.
+        """
+        directory = pathlib.Path(directory)
+        path = directory / "tokenizer.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no tokenizer.json in {directory}; got {_listing(directory)}. Save the model with a fast "
+                "tokenizer (transformers: AutoTokenizer.from_pretrained(...).save_pretrained(directory))"
+            )
+        backend = tokenizers.Tokenizer.from_file(str(path))
+        config = _read_json(directory / "special_tokens_map.json")
+        config |= _read_json(directory / "tokenizer_config.json")
+        generation = _read_json(directory / "generation_config.json")
+
+        def token_id(name: str) -> int | None:
+            token = config.get(name)
+            token = token.get("content") if isinstance(token, dict) else token
+            if token is None:
+                return None
+            found = backend.token_to_id(token)
+            if found is None:
+                raise ValueError(
+                    f"{directory}: {name} is {token!r}, which tokenizer.json does not have"
+                )
+            return int(found)
+
+        eos = token_id("eos_token")
+        more = generation.get("eos_token_id")
+        more = [] if more is None else more if isinstance(more, list) else [more]
+        jinja = directory / "chat_template.jinja"
+        template = (
+            jinja.read_text("utf-8") if jinja.is_file() else config.get("chat_template") or ""
+        )
+        if isinstance(template, list):  # several named templates
+            template = {t["name"]: t["template"] for t in template}.get("default", "")
+        return cls(
+            backend,
+            chat_template=template,
+            eos_ids=[*([] if eos is None else [eos]), *more],
+            pad_id=token_id("pad_token"),
+            bos_id=token_id("bos_token"),
+        )
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes the files that `from_dir` and transformers read, generation_config.json included."""
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        ids = {"eos_token": self.eos_ids[0], "pad_token": self.pad_id, "bos_token": self.bos_id}
+        ids = {name: i for name, i in ids.items() if i is not None}
+        special = {name: self.backend.id_to_token(i) for name, i in ids.items()}
+        config: dict[str, tp.Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **special,
+        }
+        if self.chat_template:
+            config["chat_template"] = self.chat_template
+        generation = {f"{name}_id": i for name, i in ids.items()} | {
+            "eos_token_id": list(self.eos_ids)
+        }
+        self.backend.save(str(directory / "tokenizer.json"))
+        for name, content in (
+            ("tokenizer_config.json", config),
+            ("special_tokens_map.json", special),
+            ("generation_config.json", generation),
+        ):
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            (directory / name).write_text(text + "\n", "utf-8")
+
+
+def _read_json(path: pathlib.Path) -> dict[str, tp.Any]:
+    """The object in a file, {} where there is no file. Raises: ValueError for broken JSON."""
+    if not path.is_file():
+        return {}
+    try:
+        content: dict[str, tp.Any] = json.loads(path.read_text("utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{path} is not valid JSON: {e}; copy it again") from e
+    return content
+
+
+def _listing(directory: pathlib.Path) -> str:
+    if not directory.is_dir():
+        return "no such directory"
+    return ", ".join(sorted(p.name for p in directory.iterdir())[:12]) or "an empty directory"
