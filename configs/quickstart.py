@@ -23,7 +23,7 @@ def get_config(arg: str | None = None):
     c.verifiers = (dict(fn="number.number", name="number", weight=1.0),)
     c.rollout.prompts = 8
     c.rollout.group = 8
-    c.sampling.prompt_buckets = (48,)
+    c.sampling.prompt_buckets = (32,)
     c.sampling.completion_buckets = (12,)
     c.advantage = (dict(fn="group.grpo"),)
     # On-policy with one update a batch the ratio is 1; the clip matters with more.
