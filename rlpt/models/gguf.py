@@ -198,7 +198,7 @@ def gguf_tokenizer(meta: tp.Mapping[str, tp.Any]) -> Tokenizer:
         ]
         (backend.add_special_tokens if special else backend.add_tokens)(added)
     bos = meta.get("tokenizer.ggml.bos_token_id")
-    if meta.get("tokenizer.ggml.add_bos_token", False):
+    if bos is not None and meta.get("tokenizer.ggml.add_bos_token", False):
         backend.post_processor = processors.TemplateProcessing(
             single=f"{tokens[bos]} $A", special_tokens=[(tokens[bos], bos)]
         )

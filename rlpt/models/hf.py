@@ -15,12 +15,14 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import typing as tp
 
 import jax.numpy as jnp
 import numpy as np
 
 from rlpt.models import transformer
+from rlpt.models.tokenizer import Tokenizer
 from rlpt.models.transformer import ModelConfig
 
 Params = dict[str, tp.Any]
@@ -114,7 +116,7 @@ def config_from_hf(raw: tp.Mapping[str, tp.Any]) -> ModelConfig:
     for key, harmless in _UNSUPPORTED.items():
         if hf.get(key) not in harmless:
             raise ValueError(
-                f"{kind}: {key}={hf[key]!r} is not supported, expected {harmless[0]!r} or no such key"
+                f"{kind}: {key}={hf[key]!r} is not supported, expected {harmless[0]!r} or no key"
             )
     gemma = kind.startswith("gemma")
     act_key = "hidden_activation" if gemma else "hidden_act"
@@ -336,7 +338,7 @@ def fill(
     missing, extra = sorted(set(places) - set(names)), sorted(set(names) - set(places))
     if missing or extra:
         raise ValueError(
-            f"{where}: weights do not fit its configuration ({cfg.family}, {cfg.num_layers} layers). "
+            f"{where}: weights do not fit the {cfg.family} of {cfg.num_layers} layers. "
             f"Missing {len(missing)}: {_few(missing)}. Left over {len(extra)}: {_few(extra)}. "
             "Is the download complete and config.json of this model?"
         )
@@ -350,7 +352,7 @@ def fill(
         value, target = read(name), _target(params, slot)
         if value.shape != target.shape:
             raise ValueError(
-                f"{where}: {name} has shape {value.shape}, expected {target.shape} from the configuration"
+                f"{where}: {name} has shape {value.shape}, expected {target.shape} by its configuration"
             )
         target[...] = value
     return params
@@ -400,8 +402,9 @@ def load_hf(
     config = directory / "config.json"
     if not config.is_file():
         raise FileNotFoundError(
-            f"no config.json in {directory}: expected a Hugging Face model directory (config.json, "
-            "model.safetensors, tokenizer.json); download one with `hf download <model> --local-dir <dir>`"
+            f"no config.json in {directory}: expected a Hugging Face model directory "
+            "(config.json, model.safetensors, tokenizer.json); download one with "
+            "`hf download <model> --local-dir <dir>`"
         )
     raw = json.loads(config.read_text("utf-8"))
     cfg = config_from_hf(raw)
@@ -427,8 +430,8 @@ def load_hf(
         if cfg.tie_embeddings and "lm_head.weight" in names:  # a copy that some files keep
             if not np.array_equal(read("lm_head.weight"), read("model.embed_tokens.weight")):
                 raise ValueError(
-                    f"{directory}: config.json ties the embeddings, but lm_head.weight differs from "
-                    "model.embed_tokens.weight; set tie_word_embeddings to false"
+                    f"{directory}: config.json ties the embeddings, but lm_head.weight differs "
+                    "from model.embed_tokens.weight; set tie_word_embeddings to false"
                 )
             names.remove("lm_head.weight")
         return cfg, fill(cfg, hf_slots(cfg), names, read, dtype, str(directory))
@@ -470,3 +473,129 @@ def _text_name(name: str) -> str:
         return ""
     name = name.replace("model.language_model.", "model.")  # as transformers 5 saves it
     return name.removeprefix("language_model.")
+
+
+def save_hf(
+    directory: str | os.PathLike[str],
+    cfg: ModelConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    *,
+    dtype: str = "float32",
+    run_info: tp.Mapping[str, tp.Any],
+    max_shard_bytes: float = 5e9,
+) -> None:
+    """Writes a directory that transformers, vLLM and `load_hf` read.
+
+    The files are written beside it and moved into place at the end, so a directory of
+    that name is always complete.
+
+    Args:
+      params: plain, fully addressable arrays in the tree of `transformer.param_shapes`;
+        merge adapters first.
+      dtype: of the stored weights: float32, bfloat16 or float16.
+      run_info: what the model card tells; must have "run_id".
+      max_shard_bytes: weights beyond this go to several files with an index.
+    Raises: FileExistsError when the directory has files; ValueError for parameters that
+      do not fit the configuration, or for a run_info without run_id.
+    """
+    directory = pathlib.Path(directory)
+    if directory.exists() and any(directory.iterdir()):
+        raise FileExistsError(f"{directory} is not empty; choose a new directory for the export")
+    if "run_id" not in run_info:
+        raise ValueError(f"run_info: got {sorted(run_info)}, expected run_id among them")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype: got {dtype!r}, expected float32, bfloat16 or float16")
+    config = config_to_hf(cfg) | {"torch_dtype": dtype, "eos_token_id": list(tokenizer.eos_ids)}
+    config |= {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
+    _check_tree(cfg, params)
+    part = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    _write_json(part / "config.json", config)
+    tokenizer.save(part)
+    _write_weights(part, cfg, params, jnp.dtype(dtype), max_shard_bytes)
+    (part / "README.md").write_text(_model_card(cfg, dtype, run_info), "utf-8")
+    if directory.exists():
+        directory.rmdir()
+    part.rename(directory)
+
+
+def _check_tree(cfg: ModelConfig, params: Params) -> None:
+    def flat(tree: tp.Mapping[str, tp.Any], shapes: bool) -> dict[str, tp.Any]:
+        both = {**tree, **{f"layers/{k}": v for k, v in tree["layers"].items()}}
+        return {
+            k: v if shapes else getattr(v, "shape", type(v).__name__)
+            for k, v in both.items()
+            if k != "layers"
+        }
+
+    got, expected = flat(params, False), flat(transformer.param_shapes(cfg), True)
+    wrong = {k: (got.get(k), expected.get(k)) for k in sorted({*got, *expected})}
+    wrong = {k: v for k, v in wrong.items() if v[0] != v[1]}
+    if wrong:
+        raise ValueError(
+            f"parameters do not fit the configuration; (got, expected) shapes: {wrong}. "
+            "LoRA adapters must be merged before export"
+        )
+
+
+def _write_weights(
+    directory: pathlib.Path, cfg: ModelConfig, params: Params, dtype: np.dtype, limit: float
+) -> None:
+    from safetensors.numpy import save_file
+
+    shapes = transformer.param_shapes(cfg)
+    shards: list[dict[str, Slot]] = [{}]
+    sizes = [0]
+    for name, slot in hf_slots(cfg).items():
+        shape = shapes[slot.leaf[0]] if slot.layer is None else shapes["layers"][slot.leaf[1]][1:]
+        size = math.prod(shape) * dtype.itemsize
+        if shards[-1] and sizes[-1] + size > limit:
+            shards.append({})
+            sizes.append(0)
+        shards[-1][name] = slot
+        sizes[-1] += size
+    weight_map: dict[str, str] = {}
+    for i, shard in enumerate(shards):
+        file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        file = file if len(shards) > 1 else "model.safetensors"
+        tensors = {
+            name: np.ascontiguousarray(np.asarray(_target(params, slot)).astype(dtype))
+            for name, slot in shard.items()
+        }
+        save_file(tensors, directory / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+        _write_json(directory / "model.safetensors.index.json", index)
+
+
+def _write_json(path: pathlib.Path, content: tp.Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def _model_card(cfg: ModelConfig, dtype: str, run_info: tp.Mapping[str, tp.Any]) -> str:
+    lines = "\n".join(f"| {key} | {value} |" for key, value in run_info.items())
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [rlpt, reinforcement-learning]
+---
+
+# {run_info["run_id"]}
+
+A {ARCHITECTURES[cfg.family]} with {cfg.num_layers} layers of width {cfg.d_model}, weights in
+{dtype}, post-trained with rlpt.
+
+| | |
+|---|---|
+{lines}
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
+```
+"""

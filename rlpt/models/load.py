@@ -192,6 +192,7 @@ def _toy_options(name: str) -> dict[str, int]:
         options["width"] % (2 * options["heads"]) or options["heads"] % options["kv_heads"]
     ):
         raise ValueError(
-            f"model {name!r}: expected width divisible by 2 * heads, and heads by kv_heads; got {options}"
+            f"model {name!r}: got {options}, expected width to be a multiple of 2 * heads, "
+            "and heads of kv_heads"
         )
     return options

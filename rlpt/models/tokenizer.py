@@ -56,7 +56,8 @@ class Tokenizer:
         if not self.eos_ids:
             raise ValueError(
                 "the tokenizer has no end-of-sequence token, so no completion could stop; "
-                "expected eos_token in tokenizer_config.json or eos_token_id in generation_config.json"
+                "expected eos_token in tokenizer_config.json or eos_token_id in "
+                "generation_config.json"
             )
         self.pad_id: int = self.eos_ids[0] if pad_id is None else int(pad_id)
         self.bos_id: int | None = None if bos_id is None else int(bos_id)
@@ -103,16 +104,15 @@ class Tokenizer:
 
         if not self.chat_template:
             raise ValueError(
-                "this model has no chat template; encode plain text, or use the chat version of the model"
+                "this model has no chat template; encode plain text, or use its chat version"
             )
-        special = {"bos_token": self.bos_id, "eos_token": self.eos_ids[0], "pad_token": self.pad_id}
-        names = {k: "" if i is None else self.backend.id_to_token(i) for k, i in special.items()}
+        variables = {"bos_token": ""} | self._special_tokens() | variables
         try:
             rendered, _ = render_jinja_template(
                 [[dict(m) for m in messages]],
                 chat_template=self.chat_template,
                 add_generation_prompt=add_generation_prompt,
-                **(names | variables),
+                **variables,
             )
         except jinja2.TemplateError as e:
             roles = [m.get("role") for m in messages]
@@ -127,6 +127,13 @@ class Tokenizer:
     ) -> list[int]:
         """Ids of `render`: the template writes the special tokens, none are added."""
         return self.encode(self.render(messages, add_generation_prompt, **variables))
+
+    def _special_ids(self) -> dict[str, int]:
+        ids = {"eos_token": self.eos_ids[0], "pad_token": self.pad_id}
+        return ids if self.bos_id is None else {"bos_token": self.bos_id, **ids}
+
+    def _special_tokens(self) -> dict[str, str]:
+        return {name: str(self.backend.id_to_token(i)) for name, i in self._special_ids().items()}
 
     def fingerprint(self) -> str:
         """16 hex digits over vocabulary, merges, pre-tokenizer, template and special ids."""
@@ -146,8 +153,8 @@ class Tokenizer:
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise FileNotFoundError(
-                f"no tokenizer.json in {directory}; got {_listing(directory)}. Save the model with a fast "
-                "tokenizer (transformers: AutoTokenizer.from_pretrained(...).save_pretrained(directory))"
+                f"no tokenizer.json in {directory}; got {_listing(directory)}. Save the fast "
+                "tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(directory)"
             )
         backend = tokenizers.Tokenizer.from_file(str(path))
         config = _read_json(directory / "special_tokens_map.json")
@@ -184,12 +191,10 @@ class Tokenizer:
         )
 
     def save(self, directory: str | pathlib.Path) -> None:
-        """Writes the files that `from_dir` and transformers read, generation_config.json included."""
+        """Writes what `from_dir` and transformers read, generation_config.json included."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        ids = {"eos_token": self.eos_ids[0], "pad_token": self.pad_id, "bos_token": self.bos_id}
-        ids = {name: i for name, i in ids.items() if i is not None}
-        special = {name: self.backend.id_to_token(i) for name, i in ids.items()}
+        special = self._special_tokens()
         config: dict[str, tp.Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
@@ -197,9 +202,8 @@ class Tokenizer:
         }
         if self.chat_template:
             config["chat_template"] = self.chat_template
-        generation = {f"{name}_id": i for name, i in ids.items()} | {
-            "eos_token_id": list(self.eos_ids)
-        }
+        generation: dict[str, tp.Any] = {f"{k}_id": i for k, i in self._special_ids().items()}
+        generation["eos_token_id"] = list(self.eos_ids)
         self.backend.save(str(directory / "tokenizer.json"))
         for name, content in (
             ("tokenizer_config.json", config),
