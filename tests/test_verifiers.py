@@ -1,0 +1,394 @@
+"""Verifiers, and the pool that survives them."""
+
+import fractions
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rlpt import config
+from rlpt.tasks import base as tasks_base
+from rlpt.verifiers import base, number, pool
+
+
+def _prompt(answer, id="p", **kw):
+    return tasks_base.Prompt(id, tasks_base.chat("?"), answer, **kw)
+
+
+def _judge(verify, text, answer, **kw):
+    return verify(base.Trajectory(text), _prompt(answer), **kw)
+
+
+# What stands in for a user's own module of verifiers, good and bad.
+ROGUE = """
+import ctypes, os, signal, subprocess, sys, time, socket
+from rlpt.verifiers import base
+
+
+def rogue(trajectory, prompt, *, seconds: float = 1000.0):
+    text = trajectory.text
+    if text == "hang": time.sleep(seconds)
+    if text == "hang without signals":
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True: pass
+    if text == "child":
+        subprocess.Popen(["sleep", "987"])
+        time.sleep(seconds)
+    if text == "exit": os._exit(0)
+    if text == "sys.exit": sys.exit(0)
+    if text == "kill": os.kill(os.getpid(), signal.SIGKILL)
+    if text == "segfault": ctypes.string_at(0)
+    if text == "base": raise BaseException("not an Exception")
+    if text == "deep":
+        def f(): f()
+        f()
+    if text == "memory": bytearray(1 << 34)
+    if text == "flood":
+        for _ in range(300): print("x" * 10**5)
+    if text.startswith("socket"):
+        for fd in range(3, 50):
+            try:
+                s = socket.socket(fileno=os.dup(fd))
+            except OSError:
+                continue
+            if text == "socket garbage": s.sendall(b"\\0\\0\\0\\3abc")
+            if text == "socket huge": s.sendall(b"\\x7f\\xff\\xff\\xff")
+            if text == "socket closed": s.shutdown(socket.SHUT_RDWR)
+    scores = {"nan": float("nan"), "inf": float("inf"), "two": 2.0, "negative": -0.5, "str": "1",
+              "none": None, "true": True, "huge": 10**5000, "list": [1]}
+    if text in scores: return base.Verdict(scores[text], "correct")
+    if text == "outcome": return base.Verdict(1.0, "excellent")
+    if text == "scored timeout": return base.Verdict(0.0, "timeout")
+    if text == "float": return 1.0
+    if text == "numpy":
+        import numpy
+        return base.Verdict(numpy.float32(0.5), "incorrect")
+    return base.judged(True)
+
+
+def environment(trajectory, prompt):
+    return base.judged(False, " ".join(sorted(os.environ)))
+
+
+@base.traits(pure=True)
+def counting(trajectory, prompt, *, path):
+    with open(path, "a") as f: f.write("x")
+    return base.judged(True)
+
+
+def process(trajectory, prompt):
+    return base.judged(True, str(os.getpid()))
+
+
+def lengths(trajectories, prompts, *, batches_to):
+    with open(batches_to, "a") as f: f.write(f"{len(trajectories)} ")
+    for t in trajectories:
+        if t.text == "exit": os._exit(3)
+    return [base.judged(len(t.text) > 1) for t in trajectories]
+"""
+
+
+@pytest.fixture
+def rogue(tmp_path, monkeypatch):
+    """Makes ROGUE importable, here and in workers, as `rogue_verifiers`."""
+    (tmp_path / "rogue_verifiers.py").write_text(ROGUE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("rogue_verifiers", None)
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("12", 12),
+        ("7 + 5 = 12.", 12),
+        ("so it is -5", -5),
+        ("so it is \u22125", -5),
+        ("7-5", 5),
+        ("x=-3", -3),
+        ("1,234,567 in all", 1234567),
+        ("$1,234.50", fractions.Fraction(2469, 2)),
+        ("-$5", -5),
+        ("3/4", fractions.Fraction(3, 4)),
+        ("about .5", fractions.Fraction(1, 2)),
+        ("first 3, then 4", 4),
+        ("**12**", 12),
+        (r"\boxed{8}", 8),
+        ("5kg", 5),
+        ("no number", None),
+        ("", None),
+        ("1/0", None),
+        ("1,2345", None),
+        ("1.2.3", None),
+        ("12/05/2020", None),
+        ("1e5", None),
+        ("9" * 65, None),
+        ("\u0663", None),  # an Arabic digit
+    ],
+)
+def test_last_number(text, value):
+    assert number.last_number(text) == value
+
+
+def test_number_is_exact():
+    def outcome(text, answer, **kw):
+        return _judge(number.number, text, answer, **kw).outcome
+
+    assert outcome("The answer is 1,234.0", "1234") == "correct"
+    assert outcome("0.5", "1/2") == "correct"
+    assert outcome("0.333", "1/3") == "incorrect"
+    assert outcome("0.333", "1/3", tolerance="0.001") == "correct"
+    assert outcome("0.1", 0.1) == "correct", "a JSON number is read as it is written"
+    big = str(2**100)
+    assert outcome(str(2**100 + 1), big) == "incorrect", "no rounding to float"
+    assert outcome("nothing", "5") == "unparsable"
+    assert outcome(r"3 and \boxed{5}", "5", extract="boxed") == "correct"
+    assert outcome(r"\boxed{5} or \boxed{6}", "5", extract="boxed") == "incorrect"
+    assert outcome(r"\boxed{5} or \boxed{6", "5", extract="boxed") == "unparsable"
+    assert outcome(r"\boxed{5 or 6}", "5", extract="boxed") == "unparsable"
+    assert outcome("<answer> 5. </answer>", "5", extract="tag") == "correct"
+    assert outcome("<a>5</a> 6", "5", extract="tag", tag="a") == "correct"
+    assert outcome("5", "5", extract="whole") == "correct"
+    assert outcome("It is 5", "5", extract="whole") == "unparsable"
+
+
+@pytest.mark.parametrize("answer", ["five", "", None, True, ["5"], "5 apples"])
+def test_number_refuses_bad_references(answer):
+    with pytest.raises(ValueError, match="answer: got .* expected a number"):
+        _judge(number.number, "5", answer)
+
+
+def test_number_refuses_bad_settings():
+    with pytest.raises(ValueError, match="tolerance: got '-1'"):
+        _judge(number.number, "5", "5", tolerance="-1")
+    with pytest.raises(ValueError, match="extract: got 'first'"):
+        _judge(number.number, "5", "5", extract="first")
+
+
+@pytest.mark.parametrize("text", ["1" * 10**6, "1/" * 10**6, "-" * 10**6, "1," * 10**6])
+def test_number_is_linear_in_hostile_text(text):
+    start = time.monotonic()
+    _judge(number.number, text, "5")
+    assert time.monotonic() - start < 3.0
+
+
+@pytest.mark.parametrize(
+    "text, boxed",
+    [
+        (r"\boxed{5}", "5"),
+        (r"\boxed{\frac{1}{2}} then", r"\frac{1}{2}"),
+        (r"\boxed{1} \fbox{2}", "2"),
+        (r"\boxed{\{1\}}", r"\{1\}"),
+        (r"\boxed{1} \boxed{2", None),
+        ("boxed 5", None),
+    ],
+)
+def test_last_boxed(text, boxed):
+    assert base.last_boxed(text) == boxed
+
+
+def test_validated_refuses_what_breaks_the_contract():
+    def outcome(*args):
+        return base.validated(*args, 0.0, 1.0).outcome
+
+    assert outcome(0.5, "incorrect", "") == "incorrect"
+    assert outcome(None, "timeout", "") == "timeout"
+    for bad in (None, "1", True, float("nan"), float("inf"), 1.1, -0.1, 10**400, [1]):
+        assert outcome(bad, "correct", "") == "invalid", bad
+    assert outcome(0.0, "timeout", "") == "invalid"
+    assert outcome(1.0, "excellent", "") == "invalid"
+    assert outcome(1.0, None, "") == "invalid"
+    assert base.validated(2.0, "correct", "", 0.0, 3.0).score == 2.0
+
+
+def test_pool_judges_rows_in_order():
+    specs = (
+        dict(fn="number.number", name="last", weight=0.5),
+        dict(fn="number.number", name="whole", extract="whole"),
+    )
+    with pool.VerifierPool(specs, workers=2) as p:
+        texts = [f"is {i}" if i % 2 else str(i) for i in range(200)]
+        prompts = [_prompt("7", id=f"p{i}") for i in range(200)]
+        prompts[4] = _prompt("4", id="own", verifier="whole")
+        verdicts = p.verify([base.Trajectory(t) for t in texts], prompts)
+    assert [v["last"].score for i, v in enumerate(verdicts) if i != 4] == [
+        float(i == 7) for i in range(200) if i != 4
+    ]
+    assert [v["whole"].outcome for v in verdicts[:4]] == [
+        "incorrect", "unparsable", "incorrect", "unparsable",
+    ]  # fmt: skip
+    assert list(verdicts[4]) == ["whole"] and verdicts[4]["whole"].outcome == "correct"
+    counts = pool.count_outcomes(verdicts)
+    assert counts["last/correct"] == 1 and counts["last/incorrect"] == 198
+    assert counts["whole/unparsable"] == 100 and counts["whole/crash"] == 0
+    with pytest.raises(pool.VerifierError, match="closed"):
+        p.verify([base.Trajectory("1")], [prompts[0]])
+
+
+FAULTS = {
+    "hang": "timeout",
+    "hang without signals": "timeout",
+    "child": "timeout",
+    "exit": "crash",
+    "sys.exit": "crash",
+    "kill": "crash",
+    "segfault": "crash",
+    "base": "crash",
+    "deep": "crash",
+    "memory": "crash",
+    "flood": "correct",
+    "socket garbage": "invalid",
+    "socket huge": "invalid",
+    "socket closed": "crash",
+    "nan": "invalid",
+    "inf": "invalid",
+    "two": "invalid",
+    "negative": "invalid",
+    "str": "invalid",
+    "none": "invalid",
+    "true": "invalid",
+    "huge": "invalid",
+    "list": "invalid",
+    "outcome": "invalid",
+    "scored timeout": "invalid",
+    "float": "invalid",
+    "numpy": "incorrect",
+    "\ud800 \0 \u202e": "correct",
+}
+
+
+def _children():
+    """Process ids of this process's children, zombies too."""
+    listing = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(os.getpid())],
+                             capture_output=True, text=True, check=True)  # fmt: skip
+    return [line for line in listing.stdout.splitlines() if not line.strip().endswith(" ps")]
+
+
+def test_pool_survives_what_verifiers_do(rogue):
+    before = _children()
+    good = [str(i) for i in range(20)]
+    texts = [t for pair in zip(FAULTS, good + good[:8]) for t in pair]
+    with pool.VerifierPool([dict(fn="rogue_verifiers:rogue")], workers=2, deadline=1.0) as p:
+        start = time.monotonic()
+        verdicts = p.verify([base.Trajectory(t) for t in texts], [_prompt(None)] * len(texts))
+        assert time.monotonic() - start < 20.0
+        for text, verdict in zip(texts, verdicts, strict=True):
+            expected = FAULTS.get(text, "correct")
+            assert verdict["rogue"].outcome == expected, (text, verdict)
+            assert (verdict["rogue"].score is None) == (expected not in base.JUDGED), text
+        assert "code -11" in verdicts[texts.index("segfault")]["rogue"].detail
+        assert "BaseException: not an" in verdicts[texts.index("base")]["rogue"].detail
+        again = p.verify([base.Trajectory(t) for t in good], [_prompt(None)] * 20)
+        assert all(v["rogue"].outcome == "correct" for v in again), "the pool is whole again"
+    assert _children() == before, "no zombies, no workers left"
+    asleep = subprocess.run(["pgrep", "-f", "^sleep 987$"], capture_output=True, text=True)
+    assert asleep.stdout == "", "a verifier's child outlived it"
+
+
+def test_pool_keeps_the_batch_deadline(rogue):
+    spec = dict(fn="rogue_verifiers:rogue")
+    with pool.VerifierPool([spec], workers=2, deadline=60.0, batch_deadline=1.0) as p:
+        texts = ["ok"] + ["hang"] * 50
+        start = time.monotonic()
+        verdicts = p.verify([base.Trajectory(t) for t in texts], [_prompt(None)] * 51)
+        assert time.monotonic() - start < 3.0
+        assert [v["rogue"].outcome for v in verdicts] == ["correct"] + ["timeout"] * 50
+        assert "batch deadline of 1.0 s" in verdicts[-1]["rogue"].detail
+        (after,) = p.verify([base.Trajectory("ok")], [_prompt(None)])
+        assert after["rogue"].outcome == "correct"
+
+
+def test_pool_replaces_workers(rogue):
+    spec = dict(fn="rogue_verifiers:process")
+    with pool.VerifierPool([spec], workers=1, recycle=10) as p:
+        rows = [base.Trajectory(str(i)) for i in range(100)]
+        pids = {v["process"].detail for v in p.verify(rows, [_prompt(None)] * 100)}
+        assert 2 <= len(pids) <= 10, f"{len(pids)} processes for 100 calls, 10 or more a process"
+        (w,) = p._workers
+        os.kill(w.process.pid, 9)  # as the kernel does when memory is short
+        time.sleep(0.2)
+        (verdict,) = p.verify(rows[:1], [_prompt(None)])
+        assert verdict["process"].outcome == "correct", "its death between calls costs no row"
+
+
+def test_pool_judges_equal_rows_once(rogue):
+    path = rogue / "calls"
+    with pool.VerifierPool([dict(fn="rogue_verifiers:counting", path=str(path))]) as p:
+        rows = [base.Trajectory("a"), base.Trajectory("b")] * 10
+        prompts = [_prompt("1", id="p")] * 10 + [_prompt("1", id="q")] * 10
+        assert all(v["counting"].score == 1.0 for v in p.verify(rows, prompts))
+    assert path.read_text() == "x" * 4, "two texts for two prompts"
+
+
+def test_workers_get_no_secrets(rogue, monkeypatch):
+    monkeypatch.setenv("RLPT_CANARY", "a1b2c3d4")
+    with pool.VerifierPool([dict(fn="rogue_verifiers:environment")], workers=1) as p:
+        (verdict,) = p.verify([base.Trajectory("")], [_prompt(None)])
+        names = verdict["environment"].detail.split()
+        assert "PATH" in names and "RLPT_CANARY" not in names
+        environ = pathlib.Path(f"/proc/{p._workers[0].process.pid}/environ").read_bytes()
+        assert b"a1b2c3d4" not in environ
+
+
+def test_many_rows_at_once(rogue):
+    path = rogue / "batches"
+    spec = dict(fn="rogue_verifiers:lengths", batches_to=str(path), batch=4)
+    with pool.VerifierPool([spec], workers=1) as p:
+        rows = [base.Trajectory("x" * (i % 3)) for i in range(10)]
+        verdicts = p.verify(rows, [_prompt(None)] * 10)
+        assert [v["lengths"].score for v in verdicts] == [float(i % 3 == 2) for i in range(10)]
+        assert path.read_text() == "4 4 2 "
+        rows[5] = base.Trajectory("exit")
+        verdicts = p.verify(rows, [_prompt(None)] * 10)
+        outcomes = [v["lengths"].outcome for v in verdicts]
+        assert outcomes.count("crash") == 1 and outcomes[5] == "crash", "it costs only its row"
+
+
+def test_pool_refuses_bad_configs(rogue):
+    for specs, message in (
+        ([], "none given"),
+        ([dict(name="x")], "expected dict\\(fn="),
+        ([dict(fn="number.numbr")], "Did you mean"),
+        ([dict(fn="number.number", tolerence="1")], "Did you mean 'tolerance'"),
+        ([dict(fn="number.number"), dict(fn="number.number")], "two are named 'number'"),
+        ([dict(fn="no_such_module:fn")], "cannot import 'no_such_module'"),
+    ):
+        with pytest.raises(config.ConfigError, match=message):
+            pool.VerifierPool(specs)
+    with pytest.raises(config.ConfigError, match="workers: got 0"):
+        pool.VerifierPool([dict(fn="number.number")], workers=0)
+    with pool.VerifierPool([dict(fn="number.number")], workers=1) as p:
+        with pytest.raises(config.ConfigError, match="asks for the verifier 'code'"):
+            p.verify([base.Trajectory("")], [_prompt("1", verifier="code")])
+        row = _prompt("1", meta={"x": object()})
+        (verdict,) = p.verify([base.Trajectory("1")], [row])
+        assert verdict["number"].outcome == "invalid"
+        assert "not JSON" in verdict["number"].detail
+
+
+def test_pool_says_why_it_cannot_start(rogue):
+    (rogue / "late_verifiers.py").write_text(
+        "import sys\n"
+        "from rlpt.verifiers.base import judged\n"
+        "if 'rlpt.verifiers.pool' not in sys.modules: raise OSError('no licence file')\n"
+        "def late(trajectory, prompt): return judged(True)\n"
+    )
+    before = _children()
+    with pytest.raises(pool.VerifierError, match="OSError: no licence file"):
+        pool.VerifierPool([dict(fn="late_verifiers:late")], workers=1)
+    assert _children() == before
+
+
+def test_check_gold():
+    prompts = [_prompt("5", id="good"), _prompt("five", id="bad"), _prompt([1], id="worse")]
+    spec = dict(fn="number.number")
+    pool.check_gold(prompts[:1], spec)
+    with pytest.raises(tasks_base.TaskError) as e:
+        pool.check_gold(prompts, spec)
+    message = str(e.value)
+    assert "2 references cannot be read" in message
+    assert "bad (number: answer: got 'five'" in message and "worse (number" in message
+    assert "good" not in message
