@@ -169,6 +169,12 @@ class _Lines:
     def close(self) -> None:
         self._file.close()
 
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
 
 @contextlib.contextmanager
 def _without_torch() -> tp.Iterator[None]:
@@ -262,13 +268,17 @@ class Metrics:
         self._console = rich.console.Console() if console and primary else None
         self._rows_shown = 0
         self._times: collections.deque[tuple[int, float]] = collections.deque(maxlen=_RATE_STEPS)
-        if primary:
-            path = local_dir(workdir)
-            self._lines = _Lines(path / METRICS_FILE, resume_step)
+        self._open = contextlib.ExitStack()
+        if not primary:
+            return
+        path = local_dir(workdir)
+        with self._open:  # closes what is open already when the next one fails
+            self._lines = self._open.enter_context(_Lines(path / METRICS_FILE, resume_step))
             if tensorboard:
-                self._tensorboard = _tensorboard(path, resume_step)
+                self._tensorboard = self._open.enter_context(_tensorboard(path, resume_step))
             if wandb is not None:
-                self._wandb = _wandb(path, dict(wandb))
+                self._wandb = self._open.enter_context(_wandb(path, dict(wandb)))
+            self._open = self._open.pop_all()
 
     def write(self, step: int, values: tp.Mapping[str, tp.Any]) -> None:
         """Writes the line {"step", "time" (Unix seconds), **values}.
@@ -362,13 +372,7 @@ class Metrics:
 
     def close(self) -> None:
         """Closes the file and flushes the mirrors; safe to call again."""
-        if self._lines is not None:
-            self._lines.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish(quiet=True)
-            self._wandb = None
+        self._open.close()
 
     def __enter__(self) -> Metrics:
         return self

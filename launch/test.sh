@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Runs the tests: makes .venv and installs, if need be, and runs pytest.
+#
+#   bash launch/test.sh [--all] [--slow] [--dry-run] [arguments of pytest, such as -k metrics]
+#
+# --all   what CI runs: also ruff, mypy and what needs torch, W&B and Debian's packages; a skipped
+#         test is a failure. Without it, tests of a part that is not installed are skipped.
+# --slow  also the tests marked slow
+# RLPT_PYTHON, RLPT_VENV: see launch/common.sh
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+debian_packages="bubblewrap shellcheck" # a sandbox for verifiers; a linter for these scripts
+
+all=""
+options=(--durations=10)
+while (($#)); do
+  case "$1" in
+    -h | --help)
+      usage
+      exit
+      ;;
+    --all)
+      all=yes
+      options+=(--no-skips)
+      ;;
+    --slow) options+=(--slow) ;;
+    --dry-run) dry_run=yes ;;
+    *) break ;;
+  esac
+  shift
+done
+
+# torch is the oracle of the logits. Its wheel for CUDA, several gigabytes, is never installed here.
+install_torch() {
+  local wanted wheel
+  wanted="$(sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' setup.py)"
+  if "$venv/bin/python" -m pip show torch 2>/dev/null | grep -q "^Version: ${wanted#torch==}"; then
+    return
+  fi
+  wheel="$wanted"
+  if [[ "$(uname)" == Linux ]]; then
+    wheel="$wanted+cpu"
+  fi
+  pip_install "$wheel" ||
+    die "pip finds no CPU wheel of $wanted for $("$venv/bin/python" --version). Get it with" \
+      "$venv/bin/pip install $wanted --index-url https://download.pytorch.org/whl/cpu" \
+      "and run this again, or run it without --all: the tests that need torch are then skipped"
+}
+
+install_debian() {
+  local package missing=""
+  for package in $debian_packages; do
+    dpkg -s "$package" >/dev/null 2>&1 || missing+=" $package"
+  done
+  if [[ -z "$missing" ]]; then
+    return
+  fi
+  if ! command -v apt-get >/dev/null || [[ "$(id -u)" != 0 ]]; then
+    die "--all needs$missing: install them as root, and run this again"
+  fi
+  run apt-get update -qq
+  # shellcheck disable=SC2086
+  run apt-get install -y -qq --no-install-recommends $missing
+}
+
+cd "$root"
+make_venv
+if [[ -n "$all" ]]; then
+  install_torch
+  pip_install -e '.[quickstart,test,wandb]'
+  install_debian
+else
+  pip_install -e '.[quickstart,test]'
+fi
+install_model
+echo "installation: $SECONDS s"
+
+failed=""
+# check NAME COMMAND: runs it, and goes on when it fails.
+check() {
+  local name="$1"
+  shift
+  echo "== $name"
+  run "$@" || failed+=" $name"
+}
+
+if [[ -n "$all" ]]; then
+  check ruff "$venv/bin/ruff" check .
+  check format "$venv/bin/ruff" format --check --quiet .
+  check mypy "$venv/bin/mypy"
+fi
+if (($#)); then
+  check pytest "$venv/bin/python" -m pytest "${options[@]}" "$@"
+else
+  check core "$venv/bin/python" -m pytest "${options[@]}" tests/test_*.py
+  for directory in tests/*/; do # further stages: one directory each
+    if compgen -G "${directory}test_*.py" >/dev/null; then
+      check "$(basename "$directory")" "$venv/bin/python" -m pytest "${options[@]}" "$directory"
+    fi
+  done
+fi
+if [[ -n "$failed" ]]; then
+  die "failed:$failed"
+fi
