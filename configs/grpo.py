@@ -35,7 +35,7 @@ def get_config(arg: str | None = None):
         dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2), aggregate=mean),
         dict(fn="penalties.k3", coef=0.04, aggregate=mean),
     )
-    c.update.micro_blocks = 1
+    c.learner.micro_blocks = 1
     c.model.remat = "full"
     c.optim.lr = 1e-6
     c.eval.every = 20

@@ -44,7 +44,7 @@ def get_config(arg: str | None = None):
             aggregate="aggregate.token_mean",
         ),
     )
-    c.update.micro_blocks = 4
+    c.learner.micro_blocks = 4
     c.optim.lr = 1e-6
     c.optim.warmup_steps = 10
     c.eval.every = 25
@@ -57,6 +57,6 @@ def get_config(arg: str | None = None):
         c.tasks = (dict(fn="arithmetic.sums"),)
         c.rollout.prompts, c.rollout.group = 4, 4
         c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (8,)
-        c.update.micro_blocks = 2
+        c.learner.micro_blocks = 2
         c.eval.prompts, c.eval.every = 4, 0
     return c

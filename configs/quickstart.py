@@ -28,7 +28,7 @@ def get_config(arg: str | None = None):
     c.advantage = (dict(fn="group.grpo"),)
     # On-policy with one update a batch the ratio is 1; the clip matters with more.
     c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.28)),)
-    c.update.micro_blocks = 2  # groups that all agree are skipped, two at a time
+    c.learner.micro_blocks = 2  # groups that all agree are skipped, two at a time
     c.optim.lr = 1e-5
     c.eval.every = 10
     c.eval.samples = 8

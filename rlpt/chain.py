@@ -45,7 +45,12 @@ class Chain:
         return {name: m.numbers_at(step) for name, m in self.methods}
 
     def __call__(
-        self, table: Table, state: State, numbers: dict[str, tp.Any], key: jax.Array, step: jax.Array
+        self,
+        table: Table,
+        state: State,
+        numbers: dict[str, tp.Any],
+        key: jax.Array,
+        step: jax.Array,
     ) -> tuple[Table, State]:
         """The table with rewards, masks and advantages [P,G,T] float32.
 
@@ -67,10 +72,16 @@ class Chain:
             if method.init is not None:
                 out, state[name] = out
             credit = name.startswith("advantage/")
-            new = out if isinstance(out, dict) else {method.writes or ("advantages" if credit else "rewards"): out}
+            new = (
+                out
+                if isinstance(out, dict)
+                else {method.writes or ("advantages" if credit else "rewards"): out}
+            )
             table = {**table, **_fit(method.name, new, table)}
         if "advantages" not in table:
-            raise ConfigError("config.advantage: no method wrote 'advantages'; add e.g. dict(fn='group.grpo')")
+            raise ConfigError(
+                "config.advantage: no method wrote 'advantages'; add e.g. dict(fn='group.grpo')"
+            )
         live = table["loss_mask"] & table["row_mask"][..., None]
         table["advantages"] = jnp.where(live, table["advantages"], 0.0).astype(jnp.float32)
         if slot is not None:
@@ -111,4 +122,6 @@ def build(config: tp.Any, group_blocks: int = 1) -> Chain:
     weights = {v["name"]: float(v.get("weight", 1.0)) for v in config.verifiers}
     prelude = config_lib.resolve("rewards", "combine.weighted_sum", weights=weights, missing=0.0)
     shaping = (prelude, *(config_lib.entry("rewards", s) for s in config.shaping))
-    return Chain(shaping, tuple(config_lib.entry("advantages", a) for a in config.advantage), group_blocks)
+    return Chain(
+        shaping, tuple(config_lib.entry("advantages", a) for a in config.advantage), group_blocks
+    )

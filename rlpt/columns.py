@@ -25,7 +25,11 @@ LEGEND: dict[str, tuple[str, str, str]] = {
     "sampler_logp": ("PGT", "f", "log-prob under the law the token was drawn from"),
     "temperature": ("PG", "f", "sampling temperature, > 0"),
     "truncated": ("PG", "b", "True: stopped by the length limit, not by a stop token"),
-    "origin": ("PG", "i", "0 current weights and context; 1 other context; 2 older weights; 3 external"),
+    "origin": (
+        "PG",
+        "i",
+        "0 current weights and context; 1 other context; 2 older weights; 3 external",
+    ),
     "row_mask": ("PG", "b", "False: empty slot or no reward; out of statistics and loss"),
     "train_mask": ("PG", "b", "False: in the statistics, out of loss and denominator"),
     "group": ("P", "i", "group index of the block within the batch; -1: empty block"),
@@ -79,15 +83,15 @@ def check(table: Table, values: bool = True) -> None:
             fail(name, f"dtype {column.dtype}", {"i": "int32", "b": "bool", "f": "float32"}[kind])
     if not values:
         return
-    mask = np.asarray(table["completion_mask"])
+    mask: tp.Any = np.asarray(table["completion_mask"])
     if (mask[..., 1:] & ~mask[..., :-1]).any():
         fail("completion_mask", "a gap", "contiguous True from the left")
-    pmask = np.asarray(table["prompt_mask"])
+    pmask: tp.Any = np.asarray(table["prompt_mask"])
     if (pmask[..., :-1] & ~pmask[..., 1:]).any():
         fail("prompt_mask", "right padding or a gap", "left padding only")
     if "loss_mask" in table and (np.asarray(table["loss_mask"]) & ~mask).any():
         fail("loss_mask", "True where completion_mask is False", "a subset of completion_mask")
-    rows = np.asarray(table.get("row_mask", np.ones(mask.shape[:2], bool)))
+    rows: tp.Any = np.asarray(table.get("row_mask", np.ones(mask.shape[:2], bool)))
     if (rows & ~np.asarray(table["prompt_mask"]).any(-1)[:, None]).any():
         fail("row_mask", "True in a block with an empty prompt", "False there")
     for name in ("rewards", "temperature"):
@@ -132,9 +136,7 @@ def gather_groups(table: Table, num_groups: int, blocks: int) -> Table:
         placed = jnp.zeros((num_groups * blocks + 1, *tail), column.dtype).at[slot].set(column)
         placed = placed[:-1].reshape(num_groups, blocks, *tail)
         row_level = column.ndim >= 2 and tail[0] == g and not name.startswith("prompt_")
-        out[name] = (
-            placed.reshape(num_groups, blocks * g, *tail[1:]) if row_level else placed[:, 0]
-        )
+        out[name] = placed.reshape(num_groups, blocks * g, *tail[1:]) if row_level else placed[:, 0]
     live = jnp.zeros((num_groups * blocks + 1,), bool).at[slot].set(valid)[:-1]
     live = jnp.repeat(live.reshape(num_groups, blocks), g, axis=1)
     out["row_mask"] = out["row_mask"] & live if "row_mask" in out else live

@@ -71,19 +71,24 @@ def find(package: str, name: str) -> tp.Any:
         module_name, _, attribute = name.rpartition(".")
         full = f"rlpt.{package}.{module_name}"
         try:
-            module = importlib.import_module(full) if module_name else None
+            found: tp.Any = importlib.import_module(full) if module_name else None
         except ModuleNotFoundError as e:
             if not (e.name and full.startswith(e.name)):
                 raise
-            module = None
-        if module is None:
+            found = None
+        if found is None:
             raise ConfigError(
                 f"{package}: unknown name {name!r}.{_suggest(name, accepted_names(package))}"
             )
+        module = found
     obj = getattr(module, attribute, None)
     if obj is None:
-        known = accepted_names(package) if ":" not in name else [n for n in vars(module) if n[0] != "_"]
-        raise ConfigError(f"{package}: {module.__name__} has no {attribute!r}.{_suggest(name, known)}")
+        known = (
+            accepted_names(package) if ":" not in name else [n for n in vars(module) if n[0] != "_"]
+        )
+        raise ConfigError(
+            f"{package}: {module.__name__} has no {attribute!r}.{_suggest(name, known)}"
+        )
     return obj
 
 
@@ -118,7 +123,13 @@ def schedule(value: tp.Any, where: str = "") -> tp.Any:
             f"{where}: got schedule={kind!r} with {sorted(value)}; expected "
             "dict(schedule='linear'|'cosine'|'step', init=, end=, steps=[, delay=])"
         )
-    return Schedule(kind, float(value["init"]), float(value["end"]), int(value["steps"]), int(value.get("delay", 0)))
+    return Schedule(
+        kind,
+        float(value["init"]),
+        float(value["end"]),
+        int(value["steps"]),
+        int(value.get("delay", 0)),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +160,9 @@ class Bound:
     def numbers_at(self, step: int) -> dict[str, float]:
         return {k: float(v(step) if callable(v) else v) for k, v in self.numbers.items()}
 
-    def __call__(self, table: columns_lib.Table, numbers: dict[str, tp.Any] | None = None, **given: tp.Any) -> tp.Any:
+    def __call__(
+        self, table: columns_lib.Table, numbers: dict[str, tp.Any] | None = None, **given: tp.Any
+    ) -> tp.Any:
         """Calls fn. given: reserved names and model outputs at hand."""
         args: dict[str, tp.Any] = {}
         for parameter, column, required in self.columns:
@@ -165,10 +178,14 @@ class Bound:
                     + _suggest(column, [*table, *given])
                     + " Add the scorer, verifier or transform that writes it, or rename with reads=dict(...)."
                 )
-        return self.fn(**args, **self.static, **(self.numbers_at(0) if numbers is None else numbers))
+        return self.fn(
+            **args, **self.static, **(self.numbers_at(0) if numbers is None else numbers)
+        )
 
 
-def resolve(package: str, name: str, *, reads: tp.Any = None, writes: str = "", **settings: tp.Any) -> Bound:
+def resolve(
+    package: str, name: str, *, reads: tp.Any = None, writes: str = "", **settings: tp.Any
+) -> Bound:
     """Binds `name` of rlpt.<package> (or 'my_pkg.mod:fn') to its settings.
 
     Args:
@@ -190,15 +207,22 @@ def resolve(package: str, name: str, *, reads: tp.Any = None, writes: str = "", 
             if p.default is p.empty:
                 required_settings.append(p.name)
     if reads:
-        raise ConfigError(f"{package} {name}: reads= renames unknown parameters {sorted(reads)}."
-                          + _suggest(sorted(reads)[0], [c[0] for c in cols]))
+        raise ConfigError(
+            f"{package} {name}: reads= renames unknown parameters {sorted(reads)}."
+            + _suggest(sorted(reads)[0], [c[0] for c in cols])
+        )
     unknown = sorted(set(settings) - set(accepted))
     if unknown:
-        raise ConfigError(f"{package} {name}: unknown setting {unknown[0]!r}.{_suggest(unknown[0], accepted)}")
+        raise ConfigError(
+            f"{package} {name}: unknown setting {unknown[0]!r}.{_suggest(unknown[0], accepted)}"
+        )
     missing = sorted(set(required_settings) - set(settings))
     if missing:
-        raise ConfigError(f"{package} {name}: the setting {missing[0]!r} has no default; give it in the config")
-    numbers, static = {}, {}
+        raise ConfigError(
+            f"{package} {name}: the setting {missing[0]!r} has no default; give it in the config"
+        )
+    numbers: dict[str, tp.Any] = {}
+    static: dict[str, tp.Any] = {}
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     for key, value in settings.items():
         value = schedule(value, f"{package} {name}.{key}")
@@ -206,11 +230,16 @@ def resolve(package: str, name: str, *, reads: tp.Any = None, writes: str = "", 
         if isinstance(default, bool) and not isinstance(value, bool):
             raise ConfigError(f"{package} {name}.{key}: got {value!r}, expected True or False")
         if isinstance(default, str) and not isinstance(value, str):
-            raise ConfigError(f"{package} {name}.{key}: got {value!r}, expected a string such as {default!r}")
+            raise ConfigError(
+                f"{package} {name}.{key}: got {value!r}, expected a string such as {default!r}"
+            )
         if isinstance(default, float) and not (
-            isinstance(value, Schedule) or (isinstance(value, (int, float)) and not isinstance(value, bool))
+            isinstance(value, Schedule)
+            or (isinstance(value, (int, float)) and not isinstance(value, bool))
         ):
-            raise ConfigError(f"{package} {name}.{key}: got {value!r}, expected a number such as {default!r}")
+            raise ConfigError(
+                f"{package} {name}.{key}: got {value!r}, expected a number such as {default!r}"
+            )
         if isinstance(default, float) and isinstance(value, int):
             value = float(value)
         (numbers if isinstance(value, (float, Schedule)) else static)[key] = value
@@ -268,7 +297,7 @@ def default() -> tp.Any:
     c.shaping = ()
     c.advantage = (dict(fn="group.grpo"),)
     c.loss = (dict(surrogate="surrogates.ppo_clip"),)
-    c.update = dict(
+    c.learner = dict(
         epochs=1,
         minibatches=1,
         micro_blocks=0,
@@ -316,25 +345,35 @@ def validate(config: tp.Any) -> None:
     """Raises ConfigError for what can be known to be wrong before anything is loaded."""
     unknown = [k for k in differences(config, default()) if k.split(".")[0] not in default()]
     if unknown:
-        raise ConfigError(f"config: unknown key {unknown[0]!r}.{_suggest(unknown[0], default().keys())}")
+        raise ConfigError(
+            f"config: unknown key {unknown[0]!r}.{_suggest(unknown[0], default().keys())}"
+        )
 
     def positive(name: str, value: tp.Any, low: int = 1) -> None:
         if not isinstance(value, int) or value < low:
             raise ConfigError(f"config.{name}: got {value!r}, expected an integer >= {low}")
 
-    for name in ("rollout.prompts", "rollout.group", "update.epochs", "update.minibatches", "pool.workers"):
+    for name in (
+        "rollout.prompts",
+        "rollout.group",
+        "learner.epochs",
+        "learner.minibatches",
+        "pool.workers",
+    ):
         positive(name, config.get_ref(name.split(".")[0]).get()[name.split(".")[1]])
     positive("steps", config.steps, 0)
     for key in ("prompt_buckets", "completion_buckets"):
         widths = tuple(config.sampling[key])
         if not widths or list(widths) != sorted(set(widths)) or widths[0] < 1:
-            raise ConfigError(f"config.sampling.{key}: got {widths}, expected increasing widths such as (64, 128)")
+            raise ConfigError(
+                f"config.sampling.{key}: got {widths}, expected increasing widths such as (64, 128)"
+            )
     for key, allowed in (
         ("too_long", ("drop", "fail")),
         ("model.remat", ("none", "dots", "full")),
         ("model.dtype", ("float32", "bfloat16", "float16")),
         ("sampling.dtype", ("float32", "bfloat16", "float16")),
-        ("update.old_logp", ("auto", "recompute", "sampler")),
+        ("learner.old_logp", ("auto", "recompute", "sampler")),
     ):
         value = config
         for part in key.split("."):
@@ -342,14 +381,14 @@ def validate(config: tp.Any) -> None:
         if value not in allowed:
             raise ConfigError(f"config.{key}: got {value!r}, expected one of {', '.join(allowed)}")
     blocks = config.rollout.prompts * config.rollout.group_blocks
-    if blocks % config.update.minibatches:
+    if blocks % config.learner.minibatches:
         raise ConfigError(
-            f"config.update.minibatches: {config.update.minibatches} does not divide the {blocks} blocks of a batch"
+            f"config.learner.minibatches: {config.learner.minibatches} does not divide the {blocks} blocks of a batch"
         )
-    rows = blocks // config.update.minibatches
-    if config.update.micro_blocks and rows % config.update.micro_blocks:
+    rows = blocks // config.learner.minibatches
+    if config.learner.micro_blocks and rows % config.learner.micro_blocks:
         raise ConfigError(
-            f"config.update.micro_blocks: {config.update.micro_blocks} does not divide the {rows} blocks of a minibatch"
+            f"config.learner.micro_blocks: {config.learner.micro_blocks} does not divide the {rows} blocks of a minibatch"
         )
     names = [v["name"] for v in config.verifiers if "name" in v]
     if len(names) != len(config.verifiers) or len(set(names)) != len(names) or not names:
@@ -357,7 +396,9 @@ def validate(config: tp.Any) -> None:
             "config.verifiers: every entry needs a name of its own, as in dict(fn='number.number', name='number')"
         )
     if not config.tasks:
-        raise ConfigError("config.tasks: got (), expected at least one dict(fn='arithmetic.sums', ...)")
+        raise ConfigError(
+            "config.tasks: got (), expected at least one dict(fn='arithmetic.sums', ...)"
+        )
     for outcome, value in config.missing.items():
         if value != "mask":
             try:

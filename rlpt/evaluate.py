@@ -39,7 +39,9 @@ def _sample(
         live = len(part)
         part += [None] * (blocks - live)
         batch = tools.verify(
-            tools.generate(part, group=group, step=0, purpose=tools_lib.EVALUATE, temperature=temperature)
+            tools.generate(
+                part, group=group, step=0, purpose=tools_lib.EVALUATE, temperature=temperature
+            )
         )
         outcomes.update(batch.outcomes)
         for i in range(live):
@@ -76,8 +78,9 @@ def evaluate(
       samples: completions a prompt at `temperature`; 0: greedy only.
       blocks: prompts in a batch.  done: called with the number of prompts finished.
     Returns: pass@1, pass@k for k in powers of two up to samples, greedy (fractions),
-      length (tokens), truncated (fraction), prompts, samples, outcomes, and
-      `per_prompt`: {id: {"correct", "samples", "greedy"}}.
+      length (tokens), truncated (fraction), prompts, samples, outcomes, with several
+      tasks `tasks`: {task: {"pass@1", "greedy"}}, and `per_prompt`: {id: {"correct",
+      "samples", "greedy", …}}.
     Raises: ValueError for no prompts.
     """
     if not prompts:
@@ -100,5 +103,17 @@ def evaluate(
         result.setdefault("truncated", out["truncated"])
         for name, texts, hits in out["entries"]:
             per_prompt[name] |= {"greedy": bool(hits[0]), "greedy_text": texts[0]}
+    tasks = sorted({p.task for p in prompts})
+    if len(tasks) > 1:
+        result["tasks"] = {}
+        for task in tasks:
+            rows = [per_prompt[p.id] for p in prompts if p.task == task]
+            own = (
+                {"pass@1": float(np.mean([r["correct"] / r["samples"] for r in rows]))}
+                if samples
+                else {}
+            )
+            own |= {"greedy": float(np.mean([r["greedy"] for r in rows]))} if greedy else {}
+            result["tasks"][task] = own
     result["per_prompt"] = per_prompt
     return result

@@ -191,9 +191,7 @@ class State(tp.NamedTuple):
     cache_positions: jax.Array
 
 
-def _record(
-    state: State, token: jax.Array, logp: jax.Array, stop: jax.Array, pad: int
-) -> State:
+def _record(state: State, token: jax.Array, logp: jax.Array, stop: jax.Array, pad: int) -> State:
     """Writes the tokens sampled at state.step; finished rows get padding."""
     live = ~state.done
     at = (0, 0, state.step)
@@ -256,6 +254,10 @@ def start(
     return _record(state, token, logp, stop, pad)
 
 
+def _goes_on(state: State, limit: jax.Array) -> jax.Array:
+    return (state.step < limit) & ~state.done.all()
+
+
 @functools.partial(
     jax.jit, static_argnames=("cfg", "law", "pad", "dtype"), donate_argnames=("state",)
 )
@@ -304,9 +306,7 @@ def decode(
     while True:  # unrolled at trace time: attention reads only the slots in use
         limit = jnp.minimum(until, filled if filled < width else width)
         state = jax.lax.while_loop(
-            lambda s, limit=limit: (s.step < limit) & ~s.done.all(),
-            functools.partial(step, filled=filled),
-            state,
+            functools.partial(_goes_on, limit=limit), functools.partial(step, filled=filled), state
         )
         if filled == width:
             return state
@@ -354,7 +354,15 @@ def generate(
     until = width if check is None else min(check_every, width)
     while True:
         state = decode(
-            cfg, params, state, jnp.int32(until), stop_ids, numbers, law=static, pad=pad, dtype=dtype
+            cfg,
+            params,
+            state,
+            jnp.int32(until),
+            stop_ids,
+            numbers,
+            law=static,
+            pad=pad,
+            dtype=dtype,
         )
         if check is not None:
             done = check(*jax.device_get((state.tokens, state.lengths, state.done)))

@@ -24,7 +24,17 @@ from rlpt.models import lora
 from rlpt.models.transformer import ModelConfig
 
 Params = tp.Any
-MODEL_COLUMNS = ("prompt_tokens", "prompt_mask", "completion_tokens", "completion_mask", "temperature")
+_OF_TOKENS = {
+    f"policy/{k}"
+    for k in ("entropy", "sampler_gap", "kl_old", "kl_ref", "ratio", "clip_fraction", "correction")
+}
+MODEL_COLUMNS = (
+    "prompt_tokens",
+    "prompt_mask",
+    "completion_tokens",
+    "completion_mask",
+    "temperature",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +64,9 @@ class Term:
         out: dict[str, tp.Any] = {"coef": float(coef), "weights": self.weights.numbers_at(step)}
         return out | {str(i): b.numbers_at(step) for i, b in enumerate(self.bound)}
 
-    def evaluate(self, table: Table, given: Table, numbers: dict[str, tp.Any]) -> tuple[jax.Array, Table]:
+    def evaluate(
+        self, table: Table, given: Table, numbers: dict[str, tp.Any]
+    ) -> tuple[jax.Array, Table]:
         """(value [P,G,T], metric arrays [P,G,T])."""
         mine = [numbers[str(i)] for i in range(len(self.bound))]
         if self.value is not None:
@@ -90,13 +102,17 @@ def make_term(spec: tp.Any) -> Term:
     accepted = ("fn", "surrogate", "ratio", "corrections", "aggregate", "coef", "name")
     settings = set(spec) - set(accepted)
     if "surrogate" not in spec and "fn" not in spec:
-        raise ConfigError(f"loss: got {spec!r}, expected surrogate= (the policy term) or fn= (another term)")
+        raise ConfigError(
+            f"loss: got {spec!r}, expected surrogate= (the policy term) or fn= (another term)"
+        )
     weights = config_lib.entry("losses", spec.pop("aggregate", "aggregate.token_mean"))
     coef = config_lib.schedule(spec.pop("coef", 1.0), "loss coef")
     name = spec.pop("name", "policy" if "surrogate" in spec else str(spec["fn"]).rpartition(".")[2])
     if "surrogate" in spec:
         if settings:
-            raise ConfigError(f"loss: unknown setting {sorted(settings)[0]!r}. Accepted: {', '.join(accepted)}.")
+            raise ConfigError(
+                f"loss: unknown setting {sorted(settings)[0]!r}. Accepted: {', '.join(accepted)}."
+            )
         return Term(
             name,
             weights,
@@ -171,7 +187,12 @@ class Learner:
         return [t.weights(table, n["weights"]) for t, n in zip(self.terms, numbers, strict=True)]
 
     def loss(
-        self, params: Params, frozen: Params, table: Table, weights: list[jax.Array], numbers: list[tp.Any]
+        self,
+        params: Params,
+        frozen: Params,
+        table: Table,
+        weights: list[jax.Array],
+        numbers: list[tp.Any],
     ) -> tuple[jax.Array, Table]:
         """The (partial) loss of some blocks and its metrics as sums over tokens."""
         out = scoring.outputs(
@@ -208,7 +229,12 @@ class Learner:
 
     @functools.partial(jax.jit, static_argnames=("self",), donate_argnames=("state",))
     def step(
-        self, state: LearnerState, frozen: Params, table: Table, numbers: list[tp.Any], live: jax.Array
+        self,
+        state: LearnerState,
+        frozen: Params,
+        table: Table,
+        numbers: list[tp.Any],
+        live: jax.Array,
     ) -> tuple[LearnerState, Table]:
         """One optimizer step on the rows of a table.
 
@@ -218,11 +244,12 @@ class Learner:
         """
         table = dict(table)
         weights = self.term_weights(table, numbers)
-        table["_token_weights"] = aggregate.token_mean(
-            table["loss_mask"], table.get("row_mask"), table.get("train_mask")
-        )
-        p = table["completion_tokens"].shape[0]
+        p, g = table["row_mask"].shape
         size = self.micro_blocks or p
+        computed = jnp.broadcast_to((jnp.arange(p) < live * size)[:, None], (p, g))
+        table["_token_weights"] = aggregate.token_mean(  # for metrics: of what is computed
+            table["loss_mask"], table["row_mask"] & computed, table.get("train_mask")
+        )
         grad = jax.value_and_grad(self.loss, has_aux=True)
         params = state["params"]
         if size >= p:
@@ -241,7 +268,11 @@ class Learner:
                 0, live, lambda i, acc: jax.tree.map(jnp.add, acc, micro(i)), zeros
             )
         params, opt, info = optim.guarded_update(self.optimizer, grads, state["opt"], params, loss)
-        metrics |= {"loss/total": loss, "policy/grad_norm": info["grad_norm"], "policy/skipped": info["skipped"]}
+        metrics |= {
+            "loss/total": loss,
+            "policy/grad_norm": info["grad_norm"],
+            "policy/skipped": info["skipped"],
+        }
         new: LearnerState = {
             "params": params,
             "opt": opt,
@@ -251,14 +282,20 @@ class Learner:
         return new, metrics
 
     def update(
-        self, state: LearnerState, frozen: Params, table: Table, numbers: list[tp.Any], seed: tp.Sequence[int]
+        self,
+        state: LearnerState,
+        frozen: Params,
+        table: Table,
+        numbers: list[tp.Any],
+        seed: tp.Sequence[int],
     ) -> tuple[LearnerState, dict[str, float]]:
         """All optimizer steps of one batch: epochs x minibatches.
 
         Args:
           table: columns with numpy or jax arrays; P divisible by minibatches, and a
             minibatch by micro_blocks.  seed: what the shuffling of blocks depends on.
-        Returns: the new state and metrics, means over the optimizer steps.
+        Returns: the new state and metrics, means over the optimizer steps; those of tokens
+          (entropy, ratio, …) are over the blocks that were computed.
         """
         p = table["completion_tokens"].shape[0]
         rows = p // self.minibatches
@@ -268,9 +305,10 @@ class Learner:
                 f"update: {p} blocks do not divide into {self.minibatches} minibatches of micro_blocks={size}"
             )
         skip = self.skip_zero_advantage and all(t.reads_advantages for t in self.terms)
-        busy = np.asarray(jnp.any(table["advantages"] != 0, axis=(1, 2))) if skip else np.ones(p, bool)
-        totals: dict[str, tp.Any] = {}
-        count = 0
+        busy = (
+            np.asarray(jnp.any(table["advantages"] != 0, axis=(1, 2))) if skip else np.ones(p, bool)
+        )
+        totals: dict[str, list[tp.Any]] = {}
         for epoch in range(self.epochs):
             order = np.arange(p)
             if self.minibatches > 1:
@@ -284,7 +322,9 @@ class Learner:
                     batch = {k: v[part] for k, v in table.items()}
                 state, metrics = self.step(state, frozen, batch, numbers, jnp.int32(live))
                 metrics["policy/live_blocks"] = int(busy[part].sum())
-                count += 1
                 for k, v in metrics.items():
-                    totals[k] = totals.get(k, 0.0) + v
-        return state, {k: float(v) / count for k, v in totals.items()}
+                    totals.setdefault(k, []).append(v)
+                if not live:  # nothing was computed: these are no numbers
+                    for k in _OF_TOKENS & set(metrics):
+                        totals[k].pop()
+        return state, {k: float(np.mean([float(x) for x in v])) for k, v in totals.items() if v}

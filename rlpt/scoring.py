@@ -20,7 +20,12 @@ from rlpt.models.transformer import ModelConfig
 
 
 def predicting_hidden(
-    cfg: ModelConfig, params: tp.Any, table: dict[str, tp.Any], *, dtype: tp.Any = jnp.float32, remat: str = "none"
+    cfg: ModelConfig,
+    params: tp.Any,
+    table: dict[str, tp.Any],
+    *,
+    dtype: tp.Any = jnp.float32,
+    remat: str = "none",
 ) -> jax.Array:
     """Hidden states [P,G,T,D]: entry t is the state that predicts completion token t.
 

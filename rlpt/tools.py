@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlpt import generate as generate_lib
+from rlpt import metrics
 from rlpt.columns import Table
 from rlpt.config import ConfigError
 from rlpt.models.transformer import ModelConfig
@@ -51,7 +52,9 @@ def bucket(n: int, widths: collections.abc.Sequence[int], what: str) -> int:
     for w in widths:
         if n <= w:
             return w
-    raise ConfigError(f"{what}: {n} tokens do not fit the largest bucket {max(widths)}; add a larger one")
+    raise ConfigError(
+        f"{what}: {n} tokens do not fit the largest bucket {max(widths)}; add a larger one"
+    )
 
 
 class Tools:
@@ -77,6 +80,7 @@ class Tools:
         self.verifier_names = tuple(verifier_names)
         self.key = key
         self.params: tp.Any = None
+        self._recorded: dict[str, dict[int, list[dict[str, tp.Any]]]] = {}
         self.max_prompt = max(sampling.prompt_buckets)
         self.width = max(sampling.completion_buckets)
         if self.max_prompt + self.width > model.max_positions:
@@ -116,7 +120,9 @@ class Tools:
             if row:
                 tokens[i, length - len(row) :] = row
                 mask[i, length - len(row) :] = True
-        alive = np.broadcast_to(np.array([i is not None for i in items])[:, None], (p, group)).copy()
+        alive = np.broadcast_to(
+            np.array([i is not None for i in items])[:, None], (p, group)
+        ).copy()
         prompt_id = np.array([stable_id(i[0].id) if i else 0 for i in items], np.int32)
         ids = np.zeros((p, group, 4), np.int32)
         ids[..., 0] = prompt_id[:, None]
@@ -174,7 +180,9 @@ class Tools:
         cuts = [text.find(s) for s in stops if s in text]
         return text[: min(cuts)] if cuts else text
 
-    def _stopped(self, tokens: np.ndarray, lengths: np.ndarray, stops: tuple[str, ...]) -> np.ndarray:
+    def _stopped(
+        self, tokens: np.ndarray, lengths: np.ndarray, stops: tuple[str, ...]
+    ) -> np.ndarray:
         out = np.zeros(lengths.shape, bool)
         for i, j in np.ndindex(*lengths.shape):
             text = self.tokenizer.decode(tokens[i, j, : lengths[i, j]].tolist())
@@ -198,6 +206,102 @@ class Tools:
             table["sampler_logp"][i, j, high:] = 0.0
             table["truncated"][i, j] = False
 
+    def recorded(self, path: str, step: int, origin: int = 0) -> Batch:
+        """The batch of one step of a rollouts.jsonl, see `from_rows`.
+
+        Raises: ValueError where the file has no such step, naming those that it has.
+        """
+        if path not in self._recorded:
+            steps: dict[int, list[dict[str, tp.Any]]] = {}
+            for row in metrics.read_rollouts(path):
+                steps.setdefault(row["step"], []).append(row)
+            self._recorded = {path: steps}
+        found = self._recorded[path]
+        if step not in found:
+            have = f"steps {min(found)} to {max(found)}" if found else "no rows"
+            raise ValueError(f"replay: {path} has no step {step}; it has {have}")
+        return self.from_rows(found[step], origin)
+
+    def from_rows(
+        self, rows: collections.abc.Sequence[collections.abc.Mapping[str, tp.Any]], origin: int = 0
+    ) -> Batch:
+        """A batch from rows of rollouts.jsonl: the same tokens, log-probs and verdicts.
+
+        Args:
+          rows: of one step, as `rlpt.metrics.read_rollouts` gives them.
+          origin: 0: to be trained on as if sampled now; 2: by older weights.
+        Raises: ValueError for no rows or rows that do not fill blocks x samples.
+        """
+        p = 1 + max((r["block"] for r in rows), default=-1)
+        g = 1 + max((r["sample"] for r in rows), default=-1)
+        if not rows or len(rows) != p * g:
+            raise ValueError(
+                f"replay: got {len(rows)} rows, expected all of {p} blocks x {g} samples of one step"
+            )
+        length = bucket(
+            max(len(r["prompt_tokens"]) for r in rows), self.sampling.prompt_buckets, "prompt"
+        )
+        t = self.width
+        pad = self.tokenizer.pad_id
+        table: Table = {
+            "prompt_tokens": np.full((p, length), pad, np.int32),
+            "prompt_mask": np.zeros((p, length), bool),
+            "completion_tokens": np.full((p, g, t), pad, np.int32),
+            "completion_mask": np.zeros((p, g, t), bool),
+            "loss_mask": np.zeros((p, g, t), bool),
+            "sampler_logp": np.zeros((p, g, t), np.float32),
+            "temperature": np.ones((p, g), np.float32),
+            "truncated": np.zeros((p, g), bool),
+            "origin": np.full((p, g), origin, np.int32),
+            "row_mask": np.zeros((p, g), bool),
+            "train_mask": np.ones((p, g), bool),
+            "group": np.arange(p, dtype=np.int32),
+            "prompt_id": np.zeros(p, np.int32),
+            "row_id": np.arange(p * g, dtype=np.int32).reshape(p, g),
+            "answer_id": np.full((p, g), -1, np.int32),
+        } | {f"verdict/{n}": np.full((p, g), np.nan, np.float32) for n in self.verifier_names}
+        text = Text(
+            [None] * p,
+            [""] * p,
+            [[""] * g for _ in range(p)],
+            [[{} for _ in range(g)] for _ in range(p)],
+        )
+        for r in rows:
+            i, j, n, k = r["block"], r["sample"], len(r["tokens"]), len(r["prompt_tokens"])
+            if n > t:
+                raise ValueError(
+                    f"replay: a completion of {n} tokens does not fit the bucket of {t}"
+                )
+            table["prompt_tokens"][i, length - k :] = r["prompt_tokens"]
+            table["prompt_mask"][i, length - k :] = True
+            for name, key in (
+                ("completion_tokens", "tokens"),
+                ("loss_mask", "loss_mask"),
+                ("sampler_logp", "sampler_logp"),
+            ):
+                table[name][i, j, :n] = r[key]
+            table["completion_mask"][i, j, :n] = True
+            for name in ("temperature", "truncated", "row_mask"):
+                table[name][i, j] = r[name]
+            table["prompt_id"][i] = r["prompt_id"]
+            text.prompts[i] = Prompt(r["id"], (), r["answer"])
+            text.prompt_text[i] = r["prompt"]
+            text.completions[i][j] = r["completion"]
+            for name, score in r["verdicts"].items():
+                outcome = r["outcomes"][name]
+                text.verdicts[i][j][name] = Verdict(score, outcome)
+                counts_as = self._counts_as(outcome, score)
+                if f"verdict/{name}" in table and counts_as is not None:
+                    table[f"verdict/{name}"][i, j] = counts_as
+        return Batch(table, text)
+
+    def _counts_as(self, outcome: str, score: float | None) -> float | None:
+        """The score, or what its absence counts as by config.missing; None: masked."""
+        if score is not None:
+            return score
+        policy = self.missing.get(outcome, "mask")
+        return None if policy == "mask" else float(policy)
+
     def verify(self, batch: Batch) -> Batch:
         """Judges the live rows: columns verdict/<name>, row_mask, text.verdicts, outcomes.
 
@@ -218,10 +322,7 @@ class Tools:
             known = bool(verdicts)
             for name, verdict in verdicts.items():
                 batch.outcomes[f"{name}/{verdict.outcome}"] += 1
-                score = verdict.score
-                if score is None:
-                    policy = self.missing.get(verdict.outcome, "mask")
-                    score = None if policy == "mask" else float(policy)
+                score = self._counts_as(verdict.outcome, verdict.score)
                 if score is None:
                     known = False
                 else:

@@ -214,7 +214,9 @@ def test_shared_prompt_scorer_and_gradient_equal_the_plain_one():
 
     def loss(p, t, entropy):
         out = scoring.outputs(CFG, p, t, entropy=True, chunk=1000)
-        weight = jnp.cos(jnp.arange(P * G * T, dtype=jnp.float32)).reshape(t["completion_tokens"].shape)
+        weight = jnp.cos(jnp.arange(P * G * T, dtype=jnp.float32)).reshape(
+            t["completion_tokens"].shape
+        )
         return jnp.sum((out["entropy"] if entropy else out["logp"]) * weight)
 
     for entropy in (False, True):

@@ -30,7 +30,15 @@ def rollout():
     ids = np.zeros((P, G, 4), int)
     ids[..., 0], ids[..., 3] = np.arange(P)[:, None], np.arange(G)
     out = generate.generate(
-        CFG, params(), tokens, mask, jax.random.key(3), ids, width=T, stop=range(5), law=generate.make_law()
+        CFG,
+        params(),
+        tokens,
+        mask,
+        jax.random.key(3),
+        ids,
+        width=T,
+        stop=range(5),
+        law=generate.make_law(),
     )
     out = jax.device_get(out)
     rows = np.ones((P, G), bool)
@@ -46,7 +54,9 @@ def rollout():
         "origin": np.zeros((P, G), np.int32),
         "row_mask": rows,
         "train_mask": np.ones((P, G), bool),
-        "advantages": (rng.normal(size=(P, G, 1)) * rows[..., None] * np.ones(T)).astype(np.float32),
+        "advantages": (rng.normal(size=(P, G, 1)) * rows[..., None] * np.ones(T)).astype(
+            np.float32
+        ),
     }
 
 
@@ -80,7 +90,10 @@ def close(a, b, rtol=1e-5):
 
 
 def moved(a):
-    return max(float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(params()), strict=True))
+    return max(
+        float(jnp.abs(x - y).max())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(params()), strict=True)
+    )
 
 
 AGGREGATES = (
@@ -175,7 +188,9 @@ def test_epochs_and_minibatches():
     one, _ = run(table, minibatches=2, seed=(0, 0))
     other, _ = run(table, minibatches=2, seed=(0, 1))
     again, _ = run(table, minibatches=2, seed=(0, 0))
-    assert all((x == y).all() for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(again), strict=True))
+    assert all(
+        (x == y).all() for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(again), strict=True)
+    )
     with pytest.raises(AssertionError):
         close(one, other, 1e-6)  # the seed decides the minibatches
     two, m = run(table, epochs=2)
@@ -191,7 +206,9 @@ def test_clip_takes_effect_off_policy():
     tight, m = run(table, **lr)
     assert m["policy/ratio"] == pytest.approx(np.e, rel=1e-3)
     assert 0.2 < m["policy/clip_fraction"] < 0.8
-    loose, m = run(table, loss=(dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=9.0)),), **lr)
+    loose, m = run(
+        table, loss=(dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=9.0)),), **lr
+    )
     assert m["policy/clip_fraction"] == 0
     with pytest.raises(AssertionError):
         close(tight, loose)
@@ -210,7 +227,9 @@ def test_rows_of_other_origin_bring_their_own_old_logp():
 def test_correction_multiplies_the_objective():
     table = dict(rollout())
     table["sampler_logp"] = table["sampler_logp"] + np.log(2.0) * table["completion_mask"]
-    halved, m = run(table, loss=(dict(POLICY, corrections=(dict(fn="corrections.token_tis", cap=2.0),)),))
+    halved, m = run(
+        table, loss=(dict(POLICY, corrections=(dict(fn="corrections.token_tis", cap=2.0),)),)
+    )
     plain, _ = run(rollout())
     half = jax.tree.map(lambda p, q: p + 0.5 * (q - p), params(), plain)
     close(halved, half, 1e-4)
@@ -224,7 +243,10 @@ def test_not_finite_gradient_leaves_everything_as_it_was():
     table["advantages"][2, 0, 0] = np.inf
     after, m = run(table)
     assert m["policy/skipped"] == 1.0
-    assert all((x == y).all() for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(params()), strict=True))
+    assert all(
+        (x == y).all()
+        for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(params()), strict=True)
+    )
 
 
 def test_masked_rows_do_not_count():
@@ -261,10 +283,19 @@ def test_bf16_compute_is_used():
     ("spec", "message"),
     [
         (dict(coef=1.0), "expected surrogate= .* or fn="),
-        (dict(surrogate="surrogates.ppo_clop"), "has no 'ppo_clop'. Did you mean 'surrogates.ppo_clip'"),
-        (dict(surrogate=dict(fn="surrogates.ppo_clip", hihg=1.0)), "unknown setting 'hihg'. Did you mean 'high'"),
+        (
+            dict(surrogate="surrogates.ppo_clop"),
+            "has no 'ppo_clop'. Did you mean 'surrogates.ppo_clip'",
+        ),
+        (
+            dict(surrogate=dict(fn="surrogates.ppo_clip", hihg=1.0)),
+            "unknown setting 'hihg'. Did you mean 'high'",
+        ),
         (dict(POLICY, agregate="x"), "unknown setting 'agregate'"),
-        (dict(POLICY, aggregate="aggregate.mean"), "has no 'mean'.* Accepted:.*aggregate.token_mean"),
+        (
+            dict(POLICY, aggregate="aggregate.mean"),
+            "has no 'mean'.* Accepted:.*aggregate.token_mean",
+        ),
     ],
 )
 def test_wrong_terms_say_what_is_accepted(spec, message):

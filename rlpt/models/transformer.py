@@ -186,7 +186,11 @@ class Part(tp.NamedTuple):
 
 
 def attend(
-    cfg: ModelConfig, q: jax.Array, positions: jax.Array, parts: tp.Sequence[Part], window: jax.Array
+    cfg: ModelConfig,
+    q: jax.Array,
+    positions: jax.Array,
+    parts: tp.Sequence[Part],
+    window: jax.Array,
 ) -> jax.Array:
     """Causal softmax attention over several parts at once, nothing copied.
 
@@ -238,7 +242,9 @@ def project(
     """Rotated q [..., S, H, hd], rotated k and v [..., S, KV, hd] of normed input x [..., S, D]."""
     q, k, v = (lora.matmul(x, layer[n]) for n in "qkv")
     if cfg.qkv_bias:
-        q, k, v = (y + layer[f"{n}_bias"].astype(y.dtype) for n, y in (("q", q), ("k", k), ("v", v)))
+        q, k, v = (
+            y + layer[f"{n}_bias"].astype(y.dtype) for n, y in (("q", q), ("k", k), ("v", v))
+        )
     q, k, v = (y.reshape(*y.shape[:-1], -1, cfg.head_dim) for y in (q, k, v))
     if cfg.qk_norm:
         q, k = rms_norm(cfg, q, layer["q_norm"]), rms_norm(cfg, k, layer["k_norm"])
@@ -251,7 +257,9 @@ def finish_layer(cfg: ModelConfig, layer: Params, x: jax.Array, attended: jax.Ar
     x = x + (rms_norm(cfg, y, layer["post_attn_norm"]) if cfg.post_norms else y)
     y = rms_norm(cfg, x, layer["mlp_norm"])
     gate = lora.matmul(y, layer["gate"])
-    gate = jax.nn.gelu(gate, approximate=True) if cfg.activation == "gelu_tanh" else jax.nn.silu(gate)
+    gate = (
+        jax.nn.gelu(gate, approximate=True) if cfg.activation == "gelu_tanh" else jax.nn.silu(gate)
+    )
     y = lora.matmul(gate * lora.matmul(y, layer["up"]), layer["down"])
     return x + (rms_norm(cfg, y, layer["post_mlp_norm"]) if cfg.post_norms else y)
 
@@ -325,7 +333,6 @@ def forward(
     prompt_x = embed(cfg, params, prompt_tokens, dtype)
     state: dict[str, jax.Array] = {"prompt": prompt_x}
     if completion_tokens is not None:
-        assert completion_mask is not None
         lengths = prompt_mask.sum(-1, dtype=jnp.int32)
         steps = jnp.arange(completion_tokens.shape[-1], dtype=jnp.int32)
         pos = jnp.broadcast_to(lengths[:, None, None] + steps, completion_tokens.shape)
@@ -343,6 +350,7 @@ def forward(
         if "completion" in x:
             y = rms_norm(cfg, x["completion"], layer["attn_norm"])
             q, ck, cv = project(cfg, layer, y, *(t[info["rope"]] for t in rope))
+            assert completion_mask is not None
             own = Part(ck, cv, pos, completion_mask)
             a = attend(cfg, q, pos, [shared, own], info["window"])
             out["completion"] = finish_layer(cfg, layer, x["completion"], a)
@@ -358,7 +366,12 @@ def forward(
 
 
 def forward_plain(
-    cfg: ModelConfig, params: Params, tokens: jax.Array, mask: jax.Array, *, dtype: tp.Any = jnp.float32
+    cfg: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+    *,
+    dtype: tp.Any = jnp.float32,
 ) -> jax.Array:
     """Hidden states [B,S,D] of whole sequences [B,S] (left-padded or full)."""
     return forward(cfg, params, tokens, mask, dtype=dtype)[0]

@@ -1,0 +1,229 @@
+"""`rlpt train|sample|evaluate|export|data`: a thin cover over the Python functions."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import typing as tp
+
+USAGE = """usage: rlpt COMMAND [flags]
+
+  train     --config FILE.py[:ARG] --workdir DIR [--config.KEY=VALUE ...]
+            trains; the same command with the same workdir resumes
+  sample    --model SOURCE --prompt TEXT [--system TEXT] [--n 1] [--temperature 1.0] [--max_tokens 64] [--seed 0]
+  evaluate  --model SOURCE [--config FILE.py[:ARG]] [--out FILE.json]
+            held-out accuracy of a model on the tasks of a config
+  export    --workdir DIR --out DIR [--step N] [--dtype float32]
+            writes a Hugging Face directory
+  data      build --config FILE.py[:ARG] --name NAME --data_dir DIR
+            writes the tasks of a config as an array_record data set (TFDS)
+
+SOURCE is `embedded` (SmolLM2-135M-Instruct), a Hugging Face directory, a .gguf file or
+the workdir of a run.  `rlpt COMMAND --help` lists a command's flags.
+"""
+
+# Errors whose message is meant for the user: printed without a traceback.
+_PLAIN = (ValueError, FileNotFoundError, FloatingPointError, OSError)
+
+
+def _flags(
+    command: str, argv: list[str], define: tp.Callable[[tp.Any], None], config: bool
+) -> tp.Any:
+    """Parses a command's flags with absl; --config as in ml_collections' config_flags."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    define(values)
+    if config:
+        config_flags.DEFINE_config_file(
+            "config", None, "config file, with :arg", flag_values=values
+        )
+    flags.DEFINE_boolean("help", False, "show the flags", short_name="h", flag_values=values)
+    try:
+        rest = values([f"rlpt {command}", *argv])[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, IOError) as e:
+        raise SystemExit(f"rlpt {command}: {_explain(e)}") from e
+    if values.help:
+        print(USAGE + "\n" + values.get_help())
+        raise SystemExit(0)
+    if rest:
+        raise SystemExit(f"rlpt {command}: unexpected argument {rest[0]!r}\n\n{USAGE}")
+    return values
+
+
+def _explain(e: BaseException) -> str:
+    """What is wrong with a flag; for a mistyped config key, what is accepted."""
+    text = str(e).strip("'\"")
+    return text + (
+        "\nkeys of a config: see rlpt/config.py:default or the workdir's config.json"
+        if "config" in text
+        else ""
+    )
+
+
+def _need(values: tp.Any, command: str, *names: str) -> None:
+    for name in names:
+        if not getattr(values, name):
+            raise SystemExit(f"rlpt {command}: --{name} is needed\n\n{USAGE}")
+
+
+def _train(argv: list[str]) -> None:
+    from absl import flags
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_string("workdir", None, "directory of the run", flag_values=v)
+
+    values = _flags("train", argv, define, config=True)
+    _need(values, "train", "config", "workdir")
+    from rlpt import train
+
+    train.train(values.config, values.workdir)
+
+
+def _sample(argv: list[str]) -> None:
+    from absl import flags
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_string("model", "embedded", "source", flag_values=v)
+        flags.DEFINE_string("prompt", None, "user message", flag_values=v)
+        flags.DEFINE_string("system", "", "system message", flag_values=v)
+        flags.DEFINE_integer("n", 1, "completions", lower_bound=1, flag_values=v)
+        flags.DEFINE_integer("max_tokens", 64, "longest completion", lower_bound=1, flag_values=v)
+        flags.DEFINE_integer("seed", 0, "seed", flag_values=v)
+        flags.DEFINE_float("temperature", 1.0, "0 is greedy", flag_values=v)
+        flags.DEFINE_integer("top_k", 0, "0 is off", flag_values=v)
+        flags.DEFINE_float("top_p", 1.0, "1 is off", flag_values=v)
+        flags.DEFINE_float("min_p", 0.0, "0 is off", flag_values=v)
+        flags.DEFINE_multi_string("stop", [], "stop string", flag_values=v)
+
+    values = _flags("sample", argv, define, config=False)
+    _need(values, "sample", "prompt")
+    import jax
+    import jax.numpy as jnp
+
+    from rlpt import config as config_lib
+    from rlpt import policy, tools
+    from rlpt.tasks import base
+
+    loaded = policy.load_policy(values.model)
+    prompt = base.Prompt("prompt", base.chat(values.prompt, values.system))
+    sampling = config_lib.default().sampling.unlock()
+    length = len(loaded.tokenizer.chat(list(prompt.messages)))
+    sampling.prompt_buckets = (-(-length // 32) * 32,)
+    sampling.completion_buckets = (values.max_tokens,)
+    for name in ("temperature", "top_k", "top_p", "min_p"):
+        sampling[name] = getattr(values, name)
+    sampling.stop_strings = tuple(values.stop)
+    t = tools.Tools(
+        loaded.config, loaded.tokenizer, None, sampling, {}, (), jax.random.key(values.seed)
+    )
+    t.params = jax.tree.map(jnp.asarray, loaded.params)
+    batch = t.generate([(prompt, 0)], group=values.n, step=0, purpose=tools.SAMPLE)
+    for text in batch.text.completions[0]:
+        print(text)
+
+
+def _evaluate(argv: list[str]) -> None:
+    from absl import flags
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_string("model", None, "source", flag_values=v)
+        flags.DEFINE_string("out", None, "write the result here as JSON", flag_values=v)
+
+    values = _flags("evaluate", argv, define, config=True)
+    _need(values, "evaluate", "model")
+    from rlpt import policy, train
+
+    config = values.config
+    if config is None:
+        if not policy.is_workdir(values.model):
+            raise SystemExit(
+                "rlpt evaluate: --config is needed (only a run's workdir knows its own tasks)"
+            )
+        config = policy.workdir_config(values.model)
+    result = train.evaluate_source(config, values.model)
+    if values.out:
+        pathlib.Path(values.out).write_text(json.dumps(result, indent=1))
+    for k, v in result.items():
+        if isinstance(v, int | float):
+            print(f"{k:>10}  {v:.4f}" if isinstance(v, float) else f"{k:>10}  {v}")
+
+
+def _export(argv: list[str]) -> None:
+    from absl import flags
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_string("workdir", None, "directory of the run", flag_values=v)
+        flags.DEFINE_string("out", None, "directory to write", flag_values=v)
+        flags.DEFINE_integer("step", None, "checkpoint; default: the newest", flag_values=v)
+        flags.DEFINE_enum(
+            "dtype", "float32", ["float32", "bfloat16", "float16"], "of the weights", flag_values=v
+        )
+
+    values = _flags("export", argv, define, config=False)
+    _need(values, "export", "workdir", "out")
+    import jax
+
+    from rlpt import policy
+    from rlpt.models import hf
+
+    if not policy.is_workdir(values.workdir):
+        raise SystemExit(f"rlpt export: {values.workdir} holds no checkpoints/")
+    loaded = policy.load_policy(values.workdir, values.step)
+    hf.save_hf(
+        values.out, loaded.config, jax.device_get(loaded.params), loaded.tokenizer,
+        dtype=values.dtype, run_info={"source": loaded.source},
+    )  # fmt: skip
+    print(f"wrote {values.out} from {loaded.source}")
+
+
+def _data(argv: list[str]) -> None:
+    from absl import flags
+
+    if argv[:1] != ["build"]:
+        raise SystemExit(f"rlpt data: got {argv[:1]}, expected `build`\n\n{USAGE}")
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_string("name", None, "name of the data set", flag_values=v)
+        flags.DEFINE_string("data_dir", None, "directory to write", flag_values=v)
+
+    values = _flags("data build", argv[1:], define, config=True)
+    _need(values, "data build", "config", "name", "data_dir")
+    from rlpt.tasks import build as build_lib
+
+    print(f"wrote {build_lib.build(values.config.tasks, values.name, values.data_dir)}")
+
+
+COMMANDS = {
+    "train": _train,
+    "sample": _sample,
+    "evaluate": _evaluate,
+    "export": _export,
+    "data": _data,
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 1 an error that says what to do, 2 usage, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        raise SystemExit(0 if argv else 2)
+    if argv[0] not in COMMANDS:
+        print(f"rlpt: unknown command {argv[0]!r}\n\n{USAGE}", file=sys.stderr)
+        raise SystemExit(2)
+    try:
+        COMMANDS[argv[0]](argv[1:])
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except _PLAIN as e:
+        if "--debug_errors" in argv:
+            raise
+        print(f"rlpt {argv[0]}: {type(e).__name__}: {e}", file=sys.stderr)
+        raise SystemExit(1) from e
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""From a source to a policy: the embedded model, a Hugging Face directory, a GGUF file
+or the workdir of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import typing as tp
+
+import jax
+import jax.numpy as jnp
+
+from rlpt import build
+from rlpt.checkpoint import Checkpointer
+from rlpt.models import lora
+from rlpt.models.load import Loaded, load
+
+
+def is_workdir(source: str) -> bool:
+    """Whether a source is the workdir of a run."""
+    return (pathlib.Path(source) / "checkpoints").is_dir()
+
+
+def workdir_config(path: str) -> tp.Any:
+    """The resolved config that a run wrote to its workdir.
+
+    Raises: FileNotFoundError if it is not there.
+    """
+    import ml_collections
+
+    file = pathlib.Path(path) / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there: {path} is not the workdir of a run")
+    return ml_collections.ConfigDict(json.loads(file.read_text()))
+
+
+def load_policy(source: str, step: int | None = None) -> Loaded:
+    """Loads a model with its tokenizer; adapters of a run are merged.
+
+    Args:
+      source: as config.model.source, or a workdir.  step: of a workdir's checkpoint;
+        None: the newest good one.
+    Raises: FileNotFoundError where there is nothing to load.
+    """
+    if not is_workdir(source):
+        return load(source)
+        config: tp.Any = workdir_config(source)
+    loaded = load(config.model.source)
+    learner = build.make_learner(config, loaded.config)
+    params = jax.tree.map(jnp.asarray, loaded.params)
+    rank = config.model.lora.rank
+    trained = (
+        lora.init_lora(params, jax.random.key(0), rank, config.model.lora.targets)
+        if rank
+        else params
+    )
+    state = jax.eval_shape(learner.init, trained)
+    with Checkpointer(pathlib.Path(source) / "checkpoints") as checkpointer:
+        saved = checkpointer.restore_part({"learner": state}, step)
+    if saved is None:
+        raise FileNotFoundError(
+            f"{source}/checkpoints holds no checkpoint" + (f" of step {step}" if step else "")
+        )
+    step, tree = saved
+    new = tree["learner"]["params"]
+    if learner.lora_scale is not None:
+        new = lora.merge(params, new, learner.lora_scale)
+    return dataclasses.replace(loaded, params=new, source=f"{source} at step {step}")

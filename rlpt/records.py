@@ -1,0 +1,133 @@
+"""What a step leaves in the log: metrics, rollout rows, and the lines that a run prints."""
+
+from __future__ import annotations
+
+import pathlib
+import typing as tp
+
+import numpy as np
+
+from rlpt import columns as columns_lib
+from rlpt import learner as learner_lib
+from rlpt import tools as tools_lib
+from rlpt.columns import Table
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def batch_metrics(batch: tools_lib.Batch, table: Table) -> dict[str, float]:
+    """Flat scalars of one batch of rollouts."""
+    rows = np.asarray(table["row_mask"])
+    count = max(int(rows.sum()), 1)
+    out = {f"verify/{k}": float(v) for k, v in batch.outcomes.items()}
+    for name, verdict in columns_lib.under(table, "verdict").items():
+        known = ~np.isnan(verdict)
+        if known.any():
+            out[f"verdict/{name}"] = float(np.mean(verdict[known]))
+    reward = np.where(rows, table["rewards"], 0.0)
+    mean = reward.sum(1, keepdims=True) / np.maximum(rows.sum(1, keepdims=True), 1)
+    spread = np.where(rows, np.abs(reward - mean), 0.0).max(1)
+    filled = rows.any(1)
+    out |= {
+        "reward/mean": float(reward.sum() / count),
+        "reward/zero_variance_groups": float((spread[filled] == 0).mean()) if filled.any() else 0.0,
+        "rollout/rows": float(rows.sum()),
+        "rollout/masked_rows": float((~rows).sum()),
+        "rollout/length": float(table["completion_mask"].sum(-1)[rows].mean())
+        if rows.any()
+        else 0.0,
+        "rollout/truncated": float(table["truncated"][rows].mean()) if rows.any() else 0.0,
+        "advantage/abs_max": float(np.abs(table["advantages"]).max()),
+    }
+    for key, value in table.items():
+        if key.startswith("metrics/"):
+            out[key.removeprefix("metrics/")] = float(value)
+    return out
+
+
+def rollout_rows(batch: tools_lib.Batch, table: Table) -> list[dict[str, tp.Any]]:
+    """One record a live or masked row, for rollouts.jsonl."""
+    rows = []
+    for i, prompt in enumerate(batch.text.prompts):
+        if prompt is None:
+            continue
+        for j, text in enumerate(batch.text.completions[i]):
+            n = int(table["completion_mask"][i, j].sum())
+            verdicts = batch.text.verdicts[i][j]
+            rows.append(
+                {
+                    "block": i,
+                    "sample": j,
+                    "id": prompt.id,
+                    "prompt_id": int(table["prompt_id"][i]),
+                    "prompt": batch.text.prompt_text[i],
+                    "answer": prompt.answer,
+                    "completion": text,
+                    "prompt_tokens": table["prompt_tokens"][i][table["prompt_mask"][i]].tolist(),
+                    "tokens": table["completion_tokens"][i, j, :n].tolist(),
+                    "loss_mask": table["loss_mask"][i, j, :n].tolist(),
+                    "sampler_logp": table["sampler_logp"][i, j, :n].tolist(),
+                    "advantages": table["advantages"][i, j, :n].tolist(),
+                    "reward": float(table["rewards"][i, j]),
+                    "row_mask": bool(table["row_mask"][i, j]),
+                    "truncated": bool(table["truncated"][i, j]),
+                    "temperature": float(table["temperature"][i, j]),
+                    "verdicts": {k: v.score for k, v in verdicts.items()},
+                    "outcomes": {k: v.outcome for k, v in verdicts.items()},
+                    "details": {k: v.detail for k, v in verdicts.items() if v.detail},
+                }
+            )
+    return rows
+
+
+def eval_metrics(result: dict[str, tp.Any]) -> dict[str, float]:
+    out = {f"eval/{k}": v for k, v in result.items() if isinstance(v, float)}
+    for task, numbers in result.get("tasks", {}).items():
+        out |= {f"eval/{task}/{k}": v for k, v in numbers.items()}
+    return out
+
+
+def trim(table: Table, learner: learner_lib.Learner, config: tp.Any) -> Table:
+    """What the update reads, no wider than the bucket of the longest trained row."""
+    needed = {*learner_lib.MODEL_COLUMNS, *learner.reads(), "loss_mask", "row_mask", "train_mask"}
+    needed |= {"origin", "sampler_logp", "advantages", "old_logp", "ref_logp"}
+    live = table["completion_mask"] & table["row_mask"][..., None]
+    longest = int(live.any((0, 1)).sum())
+    width = tools_lib.bucket(max(longest, 1), config.sampling.completion_buckets, "completion")
+    full = table["completion_tokens"].shape[-1]
+    return {
+        k: v[..., :width] if v.ndim == 3 and v.shape[-1] == full else v
+        for k, v in table.items()
+        if k in needed
+    }
+
+
+def say_arithmetic(config: tp.Any, learner: learner_lib.Learner) -> None:
+    """Prints what one step consists of."""
+    r, u = config.rollout, config.learner
+    blocks = r.prompts * r.group_blocks
+    size = u.micro_blocks or blocks // u.minibatches
+    say(
+        f"step     {r.prompts} prompts x {r.group * r.group_blocks} completions = {blocks * r.group} rows of up to "
+        f"{max(config.sampling.completion_buckets)} tokens; {u.epochs} epochs x {u.minibatches} minibatches = "
+        f"{u.epochs * u.minibatches} updates of {blocks // u.minibatches} blocks in micro-batches of {size}"
+    )
+    skipped = learner.skip_zero_advantage and all(t.reads_advantages for t in learner.terms)
+    say(
+        "         old log-probs: " + ("computed before the update" if learner.needs_old_logp else
+        "the sampler's" if learner.old_logp == "sampler" else "the update's own (one update a batch)")
+        + ("; blocks without advantage are skipped" if skipped else "")
+    )  # fmt: skip
+
+
+def say_summary(summary: dict[str, tp.Any], path: pathlib.Path) -> None:
+    """Prints before and after."""
+    before, after = summary["eval_before"], summary["eval_after"]
+    if before and after:
+        say(f"{'held out':>10}  {'before':>7}  {'after':>7}")
+        for k in ("pass@1", "greedy"):
+            if k in before and k in after:
+                say(f"{k:>10}  {before[k]:7.1%}  {after[k]:7.1%}")
+    say(f"{summary['steps']} steps, {summary['seconds']['all']:.0f} s; everything is in {path}")

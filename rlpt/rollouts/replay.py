@@ -1,0 +1,39 @@
+"""Recorded rollouts instead of fresh ones: debug an update, or train on what there is."""
+
+from __future__ import annotations
+
+import typing as tp
+
+
+def recorded(
+    stream: tp.Any,
+    tools: tp.Any,
+    state: tp.Any,
+    step: int,
+    *,
+    prompts: int,
+    group: int,
+    path: str,
+    first_step: int = 1,
+    origin: int = 0,
+) -> tuple[tp.Any, tp.Any]:
+    """Step first_step, first_step + 1, … of a rollouts.jsonl, each as one batch.
+
+    The log-probs in the file have 6 decimals; with origin 0 and one update a batch the
+    ratio does not use them, so the replayed update is the recorded one.
+
+    Args:
+      path: a rollouts.jsonl of a run with the same prompts x group.
+      origin: 0: as if sampled now; 2: by older weights, ratio to the recorded log-probs.
+    Raises: ValueError where the file has no such step or another shape.
+    """
+    stream.take(prompts)  # the stream moves on as in the recorded run
+    batch = tools.recorded(path, first_step + step, origin=origin)
+    got = batch.table["row_mask"].shape
+    if got != (prompts, group):
+        raise ValueError(
+            f"replay: {path} holds {got} prompts x group, the config has {(prompts, group)}"
+        )
+    if origin:
+        batch.table["old_logp"] = batch.table["sampler_logp"]
+    return {"policy": batch}, state

@@ -1,0 +1,274 @@
+"""The main job on the toy model: files, resume, signals, errors."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from rlpt import config as config_lib
+from rlpt import build
+from rlpt import train as train_lib
+from rlpt.config import ConfigError
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def toy(**changes):
+    c = config_lib.default()
+    c.model.source = "toy"
+    c.steps = 3
+    c.verifiers = (dict(fn="tests.toy:starts_with_digit", name="digit"),)
+    c.rollout.prompts, c.rollout.group = 4, 4
+    c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (6,)
+    c.optim.lr = 1e-2
+    c.eval.prompts, c.eval.samples = 4, 4
+    c.pool.workers = 1
+    c.checkpoint.every = 100
+    c.debug = True
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        at = c
+        for part in path:
+            at = at[part]
+        at[last] = value
+    return c
+
+
+def lines(path):
+    return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+
+
+def params_of(workdir):
+    from rlpt.policy import load_policy
+
+    return jax.device_get(load_policy(str(workdir)).params)
+
+
+def same(a, b):
+    return all((x == y).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One plain run, looked at by several tests."""
+    work = tmp_path_factory.mktemp("run")
+    result = train_lib.train(toy(eval__every=2), work)
+    return work, result
+
+
+def test_run_leaves_everything(finished):
+    work, result = finished
+    steps = [m["step"] for m in lines(work / "metrics.jsonl") if "loss/total" in m]
+    assert steps == [1, 2, 3]
+    for name in (
+        "config.json", "config_diff.json", "rollouts.jsonl", "learning_curve.png", "eval_0.json",
+        "eval_2.json", "eval_3.json", "export/model.safetensors", "export/config.json",
+        "export/tokenizer.json",
+    ):  # fmt: skip
+        assert (work / name).stat().st_size > 0, name
+    assert list(work.glob("**/events.out.tfevents*")), "TensorBoard"
+    summary = json.loads((work / "summary.json").read_text())
+    assert {"pass@1", "greedy"} <= set(summary["eval_before"]) & set(summary["eval_after"])
+    assert summary["versions"]["jax"] == jax.__version__
+    diff = json.loads((work / "config_diff.json").read_text())
+    assert diff["steps"] == {"value": "3", "default": "100"}
+
+
+def test_metrics_and_rollouts_say_what_happened(finished):
+    work, _ = finished
+    row = next(m for m in lines(work / "metrics.jsonl") if m["step"] == 1 and "loss/total" in m)
+    for key in (
+        "reward/mean", "policy/entropy", "policy/clip_fraction", "policy/sampler_gap", "policy/grad_norm",
+        "rollout/length", "rollout/truncated", "verify/digit/correct", "time/update", "time/compilations",
+    ):  # fmt: skip
+        assert key in row, key
+    assert row["policy/sampler_gap"] < 1e-5
+    rows = [r for r in lines(work / "rollouts.jsonl") if r["step"] == 1]
+    assert len(rows) == 16
+    assert np.mean([r["reward"] for r in rows]) == pytest.approx(row["reward/mean"])
+    one = rows[0]
+    assert len(one["tokens"]) == len(one["sampler_logp"]) == len(one["advantages"]) > 0
+    assert one["outcomes"]["digit"] == (
+        "correct" if one["completion"][:1].isdigit() else "incorrect"
+    )
+
+
+def test_export_evaluates_to_the_same_numbers(finished):
+    work, result = finished
+    again = train_lib.evaluate_source(toy(), str(work / "export"))
+    from_checkpoint = train_lib.evaluate_source(toy(), str(work))
+    for k in ("pass@1", "greedy"):
+        assert again[k] == from_checkpoint[k] == result.summary["eval_after"][k]
+
+
+def test_it_learns(tmp_path):
+    result = train_lib.train(toy(steps=30, eval__samples=8), tmp_path)
+    before, after = (result.summary[k]["pass@1"] for k in ("eval_before", "eval_after"))
+    assert before < 0.6 and after > 0.9
+
+
+EXACT = dict(
+    learner__epochs=2, learner__minibatches=2, shaping=(dict(fn="tests.toy:moving_baseline"),), steps=4,
+    tasks=(dict(fn="arithmetic.sums", weight=2.0), dict(fn="arithmetic.products", weight=1.0)),
+)  # fmt: skip
+SCRIPT = """
+import sys
+from tests.test_train import toy, EXACT
+from rlpt import train
+train.train(toy(**{**EXACT, **eval(sys.argv[2])}), sys.argv[1])
+"""
+
+
+def start(workdir, changes=None):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(workdir), repr(changes or {})], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def without_times(rows):
+    return [
+        {k: v for k, v in r.items() if not k.startswith("time") and "per_second" not in k}
+        for r in rows
+    ]
+
+
+def test_resume_in_a_fresh_process_is_bit_for_bit(tmp_path):
+    whole, broken = start(tmp_path / "whole"), None
+    out, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, out
+    for steps in (2, 4):
+        broken = start(tmp_path / "broken", dict(steps=steps))
+        out, _ = broken.communicate(timeout=300)
+        assert broken.returncode == 0, out
+    assert "resume   at step 2 of 4" in out
+    assert same(params_of(tmp_path / "whole"), params_of(tmp_path / "broken"))
+    for name in ("rollouts.jsonl",):
+        a, b = (lines(tmp_path / d / name) for d in ("whole", "broken"))
+        assert without_times(a) == without_times(b)
+    a, b = (without_times(lines(tmp_path / d / "metrics.jsonl")) for d in ("whole", "broken"))
+    a, b = ([m for m in x if "loss/total" in m] for x in (a, b))
+    assert a == b and [m["step"] for m in b] == [1, 2, 3, 4]
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+    changes = dict(steps=400)
+    process = start(tmp_path, changes)
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if re.search(r"step\s+2/", line):
+            break
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, "".join(seen) + rest
+    step = int(re.search(r"stopped at step (\d+) with a checkpoint", rest)[1])
+    again = start(tmp_path, dict(steps=step + 1))
+    out, _ = again.communicate(timeout=300)
+    assert again.returncode == 0 and f"resume   at step {step} of" in out, out
+    steps = [m["step"] for m in lines(tmp_path / "metrics.jsonl") if "loss/total" in m]
+    assert steps == list(range(1, step + 2))
+
+
+def test_lora_trains_and_exports_merged(tmp_path):
+    c = toy(model__lora__rank=4, optim__lr=3e-2)
+    result = train_lib.train(c, tmp_path)
+    again = train_lib.evaluate_source(toy(), str(tmp_path / "export"))
+    assert again["pass@1"] == pytest.approx(result.summary["eval_after"]["pass@1"], abs=0.07)
+    from rlpt.models.load import load
+
+    assert not same(load("toy").params, params_of(tmp_path))
+
+
+def test_reference_is_scored_and_penalised(tmp_path):
+    loss = (dict(surrogate="surrogates.ppo_clip"), dict(fn="penalties.k3", coef=0.1))
+    train_lib.train(toy(loss=loss), tmp_path)
+    kl = [m["policy/kl_ref"] for m in lines(tmp_path / "metrics.jsonl") if "policy/kl_ref" in m]
+    assert kl[0] == pytest.approx(0.0, abs=1e-5) and abs(kl[-1]) > 1e-3
+
+
+def test_workdir_in_use(tmp_path):
+    from rlpt.workdir import Workdir, WorkdirInUse
+
+    with Workdir(tmp_path), pytest.raises(WorkdirInUse, match=str(os.getpid())):
+        train_lib.train(toy(), tmp_path)
+
+
+def test_changed_config_is_refused_unless_allowed(tmp_path):
+    train_lib.train(toy(steps=1), tmp_path)
+    with pytest.raises(ValueError, match="config"):
+        train_lib.train(toy(steps=2, optim__lr=1e-3), tmp_path)
+    train_lib.train(toy(steps=2, optim__lr=1e-3, checkpoint__allow=("config",)), tmp_path)
+
+
+def test_stop_strings_end_rows(tmp_path):
+    stop = tuple("0123456789")
+    train_lib.train(toy(sampling__stop_strings=stop, steps=1), tmp_path)
+    for r in lines(tmp_path / "rollouts.jsonl"):
+        assert not any(d in r["completion"] for d in stop)
+
+
+BAD = [
+    (dict(tasks=(dict(fn="arithmetic.sum"),)), "Did you mean 'arithmetic.sums'"),
+    (
+        dict(tasks=(dict(fn="arithmetic.sums", digit=2),)),
+        "unknown setting 'digit'. Did you mean 'digits'",
+    ),
+    (dict(verifiers=(dict(fn="number.nmber", name="n"),)), "Did you mean 'number.number'"),
+    (dict(advantage=(dict(fn="group.grpoo"),)), "Did you mean 'group.grpo'"),
+    (
+        dict(advantage=(dict(fn="tests.toy:wants_unmade_column"),)),
+        "needs the column 'brilliance', which nothing makes",
+    ),
+    (dict(advantage=(dict(fn="tests.toy:wrong_shape"),)), r"wrote 'advantages' with shape \(4,\)"),
+    (dict(advantage=()), "no method wrote 'advantages'"),
+    (dict(rollout__group=1), "G=1"),
+    (dict(rollout__fn="sample.off_policy"), "Did you mean 'sample.on_policy'"),
+    (dict(learner__minibatches=3), "3 does not divide the 4 blocks"),
+    (dict(sampling__prompt_buckets=(64, 32)), "expected increasing widths"),
+    (dict(verifiers=(dict(fn="number.number"),)), "needs a name of its own"),
+    (dict(model__dtype="float64"), "expected one of float32, bfloat16, float16"),
+    (dict(shaping=(dict(fn="combine.nothing"),)), "Accepted:.*combine.weighted_sum"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=lambda x: str(x)[:40])
+def test_wrong_settings_fail_before_anything_is_loaded(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train_lib.train(toy(model__source="/nowhere", **changes), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_missing_model_file(tmp_path):
+    with pytest.raises((FileNotFoundError, ValueError), match="nowhere"):
+        train_lib.train(toy(model__source="/nowhere/model"), tmp_path)
+
+
+def test_prompt_longer_than_the_bucket(tmp_path):
+    c = toy(sampling__prompt_buckets=(8,), too_long="fail")
+    with pytest.raises(ValueError, match=r"sums:\d.*8"):
+        train_lib.train(c, tmp_path)
+
+
+def test_context_of_the_model_is_respected(tmp_path):
+    with pytest.raises(ConfigError, match="exceeds the model's context"):
+        train_lib.train(toy(sampling__prompt_buckets=(100_000,)), tmp_path)
+
+
+def test_every_config_resolves():
+    from ml_collections import config_flags  # noqa: F401
+
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        space: dict = {}
+        exec(compile(path.read_text(), str(path), "exec"), space)
+        for arg in (None, "runlocal"):
+            build.check(space["get_config"](arg))
+        assert "arXiv" in space["__doc__"], path

@@ -1,0 +1,48 @@
+"""Functions of a user's own, named in test configs as 'tests.toy:name'."""
+
+import jax.numpy as jnp
+
+from rlpt.columns import Transform
+from rlpt.verifiers.base import judged
+
+
+def starts_with_digit(trajectory, prompt):
+    """Correct when the completion starts with a digit: a toy model can learn it."""
+    return judged(trajectory.text[:1].isdigit())
+
+
+def always(trajectory, prompt, *, score: float = 1.0):
+    """Everything is correct."""
+    return judged(score > 0)
+
+
+def trl_length(prompts, completions, **columns):
+    """A reward of TRL's signature."""
+    return [None if len(c) == 0 else min(len(c), 8) / 8 for c in completions]
+
+
+def _moving_baseline(rewards, row_mask, state, *, decay: float = 0.9):
+    mean = jnp.sum(jnp.where(row_mask, rewards, 0)) / jnp.maximum(row_mask.sum(), 1)
+    new = jnp.where(state["count"] == 0, mean, decay * state["mean"] + (1 - decay) * mean)
+    out = {"rewards": rewards - new, "metrics/shaping/baseline": new}
+    return out, {"mean": new, "count": state["count"] + 1}
+
+
+moving_baseline = Transform(
+    init=lambda: {"mean": jnp.float32(0), "count": jnp.int32(0)}, update=_moving_baseline
+)
+
+
+def greedy_advantage(rewards, row_mask=None, *, scale: float = 1.0):
+    """An estimator of a user's own."""
+    return rewards * scale
+
+
+def wants_unmade_column(rewards, brilliance):
+    """Asks for a column that nothing makes."""
+    return rewards * brilliance
+
+
+def wrong_shape(rewards):
+    """Returns one number a group."""
+    return rewards.sum(1)
