@@ -352,7 +352,8 @@ def fill(
         value, target = read(name), _target(params, slot)
         if value.shape != target.shape:
             raise ValueError(
-                f"{where}: {name} has shape {value.shape}, expected {target.shape} by its configuration"
+                f"{where}: {name} has shape {value.shape}, "
+                f"expected {target.shape} by its configuration"
             )
         target[...] = value
     return params

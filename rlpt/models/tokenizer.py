@@ -108,7 +108,7 @@ class Tokenizer:
             )
         variables = {"bos_token": ""} | self._special_tokens() | variables
         try:
-            rendered, _ = render_jinja_template(
+            rendered = render_jinja_template(
                 [[dict(m) for m in messages]],
                 chat_template=self.chat_template,
                 add_generation_prompt=add_generation_prompt,
@@ -117,7 +117,7 @@ class Tokenizer:
         except jinja2.TemplateError as e:
             roles = [m.get("role") for m in messages]
             raise ValueError(f"the chat template refused messages with roles {roles}: {e}") from e
-        return str(rendered[0])
+        return str(rendered[0][0])
 
     def chat(
         self,
