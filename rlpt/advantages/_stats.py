@@ -1,9 +1,10 @@
 """Masked statistics shared by the estimators of this package.
 
 Rows with `row_mask` False are read through `where`, so that NaN or garbage in
-an empty slot cannot leak.  Variances take two passes.  A mean is the live
-minimum plus the mean of what lies above it, so that a constant group is exactly
-zero after centring.
+an empty slot cannot leak.  Variances take two passes.  A constant group is
+exactly zero after centring: a mean is the live minimum plus the mean of what
+lies above it, and where nothing does the difference is not left to rounding
+(a compiler that fuses x = a b + c into both sides may round them differently).
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def mean(x: jax.Array, mask: jax.Array, axis: Axis = 1) -> jax.Array:
 def centre(x: jax.Array, mask: jax.Array, axis: Axis = 1) -> tuple[jax.Array, jax.Array]:
     """(x - mean over the masked entries, their count); 0 outside the mask, count keeps dims."""
     count = jnp.sum(mask, axis=axis, keepdims=True)
-    return jnp.where(mask, x - mean(x, mask, axis), 0.0), count
+    low = jnp.min(jnp.where(mask, x, jnp.inf), axis=axis, keepdims=True)
+    high = jnp.max(jnp.where(mask, x, -jnp.inf), axis=axis, keepdims=True)
+    return jnp.where(mask & (high > low), x - mean(x, mask, axis), 0.0), count
 
 
 def std(centred: jax.Array, count: jax.Array, ddof: int, axis: Axis = 1) -> jax.Array:
