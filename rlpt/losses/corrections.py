@@ -20,22 +20,21 @@ import jax.numpy as jnp
 from rlpt.losses._ratio import ratio
 
 
-def _gap(
-    old_logp: jax.Array,
-    sampler_logp: jax.Array,
-    loss_mask: jax.Array,
-    origin: jax.Array | None,
-) -> jax.Array:
-    """old_logp - sampler_logp where they can be compared, else 0."""
-    chex.assert_equal_shape([old_logp, sampler_logp, loss_mask])
-    if origin is not None:
-        loss_mask = loss_mask & ((origin == 0) | (origin == 2))[..., None]
-    return jnp.where(loss_mask, old_logp - sampler_logp, 0.0)
+def _comparable(loss_mask: jax.Array, origin: jax.Array | None) -> jax.Array:
+    """Trained tokens of rows whose sampler law is that of the policy, now or before."""
+    if origin is None:
+        return loss_mask
+    return loss_mask & ((origin == 0) | (origin == 2))[..., None]
 
 
-def _geometric_mean(gap: jax.Array, loss_mask: jax.Array) -> jax.Array:
-    length = jnp.maximum(jnp.sum(loss_mask, axis=-1, keepdims=True), 1)
-    return ratio(jnp.sum(gap, axis=-1, keepdims=True) / length)
+def _gap(old_logp: jax.Array, sampler_logp: jax.Array, mask: jax.Array) -> jax.Array:
+    chex.assert_equal_shape([old_logp, sampler_logp, mask])
+    return jnp.where(mask, old_logp - sampler_logp, 0.0)
+
+
+def _factor(weight: jax.Array, loss_mask: jax.Array, comparable: jax.Array) -> jax.Array:
+    """The weight where laws can be compared, 1 at other trained tokens, 0 at padding."""
+    return jnp.where(comparable, weight, jnp.where(loss_mask, 1.0, 0.0))
 
 
 def token_tis(
@@ -56,8 +55,9 @@ def token_tis(
 
     Returns: [P,G,T] float32.
     """
-    weight = ratio(_gap(old_logp, sampler_logp, loss_mask, origin))
-    return jnp.where(loss_mask, jnp.clip(weight, floor, cap), 0.0)
+    mask = _comparable(loss_mask, origin)
+    weight = ratio(_gap(old_logp, sampler_logp, mask))
+    return _factor(jnp.clip(weight, floor, cap), loss_mask, mask)
 
 
 def sequence_tis(
@@ -74,9 +74,9 @@ def sequence_tis(
 
     Args, Returns: as `token_tis`.
     """
-    gap = _gap(old_logp, sampler_logp, loss_mask, origin)
-    weight = jnp.minimum(ratio(jnp.sum(gap, axis=-1, keepdims=True)), cap)
-    return jnp.where(loss_mask, weight, 0.0)
+    mask = _comparable(loss_mask, origin)
+    log_weight = jnp.sum(_gap(old_logp, sampler_logp, mask), axis=-1, keepdims=True)
+    return _factor(jnp.minimum(ratio(log_weight), cap), loss_mask, mask)
 
 
 def token_mask(
@@ -95,8 +95,10 @@ def token_mask(
 
     Returns: [P,G,T] float32.
     """
-    weight = ratio(_gap(old_logp, sampler_logp, loss_mask, origin))
-    return jnp.where(loss_mask & (weight >= low) & (weight <= high), weight, 0.0)
+    mask = _comparable(loss_mask, origin)
+    weight = ratio(_gap(old_logp, sampler_logp, mask))
+    kept = (weight >= low) & (weight <= high)
+    return _factor(jnp.where(kept, weight, 0.0), loss_mask, mask)
 
 
 def sequence_mask(
@@ -115,9 +117,10 @@ def sequence_mask(
 
     Returns: [P,G,T] float32.
     """
-    gap = _gap(old_logp, sampler_logp, loss_mask, origin)
-    weight = ratio(jnp.sum(gap, axis=-1, keepdims=True))
-    return jnp.where(loss_mask & (weight >= low) & (weight <= high), weight, 0.0)
+    mask = _comparable(loss_mask, origin)
+    weight = ratio(jnp.sum(_gap(old_logp, sampler_logp, mask), axis=-1, keepdims=True))
+    kept = (weight >= low) & (weight <= high)
+    return _factor(jnp.where(kept, weight, 0.0), loss_mask, mask)
 
 
 def geometric_rejection(
@@ -136,9 +139,11 @@ def geometric_rejection(
 
     Returns: [P,G,T] float32.
     """
-    gap = _gap(old_logp, sampler_logp, loss_mask, origin)
-    mean = _geometric_mean(gap, loss_mask)
-    return jnp.where(loss_mask & (mean >= low) & (mean <= high), 1.0, 0.0)
+    mask = _comparable(loss_mask, origin)
+    length = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
+    gap = jnp.sum(_gap(old_logp, sampler_logp, mask), axis=-1, keepdims=True)
+    mean = ratio(gap / length)
+    return _factor(jnp.where((mean >= low) & (mean <= high), 1.0, 0.0), loss_mask, mask)
 
 
 def mismatch_metrics(
@@ -164,7 +169,7 @@ def mismatch_metrics(
     mask = loss_mask if row_mask is None else loss_mask & row_mask[..., None]
     if origin is not None:
         mask = mask & (origin == 0)[..., None]
-    gap = _gap(old_logp, sampler_logp, mask, None)
+    gap = _gap(old_logp, sampler_logp, mask)
     weight = ratio(gap)
     count = jnp.sum(mask)
 
