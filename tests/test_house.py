@@ -114,8 +114,7 @@ def test_layers():
 
 def test_the_table_of_layers_names_what_is_there():
     parts = {root(name) for name in modules()}
-    later = {"sharding"}
-    assert set(MAY_IMPORT) - parts <= later, f"not in rlpt: {sorted(set(MAY_IMPORT) - parts)}"
+    assert set(MAY_IMPORT) <= parts, f"not in rlpt: {sorted(set(MAY_IMPORT) - parts)}"
 
 
 def test_mathematics_has_no_models_files_or_settings():
@@ -218,6 +217,17 @@ def test_readme_names_commands_that_exist():
     assert commands[:2] == ["launch/quickstart.sh", "launch/test.sh"]
     for command in commands:
         assert (ROOT / command).is_file(), f"README.md: no file {command}"
+
+
+def test_readme_tree_is_the_real_one():
+    tree = re.search(r"```\nrlpt/\n(.*?)^\w", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    named = {word for word in tree.split() if re.fullmatch(r"\w+(\.py|/)", word)}
+    package = ROOT / "rlpt"
+    there = {path.name for path in package.glob("*.py") if path.stem != "__init__"}
+    there |= {f"{path.name}/" for path in package.iterdir() if len(list(path.glob("*.py"))) > 1}
+    assert there <= named, f"README.md does not name {sorted(there - named)}"
+    gone = [word for word in named if not list(package.rglob(word.rstrip("/")))]
+    assert not gone, f"README.md names {gone}, which are not in rlpt"
 
 
 def scripts() -> list[str]:
@@ -438,3 +448,28 @@ def test_skips_and_slow_tests(tmp_path, options, code, closing, listed):
     assert closing in done.stdout.splitlines()[-1], done.stdout
     assert ("test_it.py::test_skipped: Skipped: no such part" in done.stdout) == listed, done.stdout
     assert ("test_it.py::test_xfail: xfail" in done.stdout) == listed, done.stdout
+
+
+# ---- the method in CONTRIBUTING.md
+
+
+def test_the_method_in_contributing_works(tmp_path):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    blocks = re.findall(r"<!-- runs in \S+: (\S+) -->\n```python\n(.*?)```", text, re.S)
+    assert [name for name, _ in blocks] == ["my_paper.py", "my_config.py", "test_my_paper.py"]
+    for name, code in blocks:
+        (tmp_path / name).write_text(code)
+    code = (
+        "import my_config, my_paper, test_my_paper\n"
+        "from rlpt import build\n"
+        "test_my_paper.test_best_of_group()\n"
+        "chain, _ = build.check(my_config.get_config('runlocal'))\n"
+        "assert chain.credit[0].fn is my_paper.best_of_group"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
