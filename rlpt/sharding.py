@@ -1,0 +1,165 @@
+"""Where arrays live: a mesh of devices, and rules from parameter paths to shardings.
+
+The mesh has three axes: "data" and "fsdp" cut the P axis of a batch, "fsdp" cuts
+parameters too (they are gathered where they are used), "model" cuts heads and hidden
+units.  A rule is (regex, PartitionSpec): the first whose regex matches the whole path
+of a parameter wins, and a parameter that no rule covers is an error, not a silent
+copy on every device.  Numbers depend on none of this but for the order of sums.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import typing as tp
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+Tree = tp.Any
+
+AXES = ("data", "fsdp", "model")
+
+
+class Rule(tp.NamedTuple):
+    """pattern: full match of a path; optional: an axis that does not divide is not cut."""
+
+    pattern: str
+    spec: Spec
+    optional: bool = False
+
+
+# Layers are stacked on axis 0, which the scan walks through: it is never cut. Nor is the
+# rank of an adapter (".../a" [N, in, r], ".../b" [N, r, out]). Vocabularies are often odd.
+PARAM_RULES = (
+    Rule("embed|head", Spec("model", "fsdp"), optional=True),
+    Rule("layers/(q|k|v|gate|up)(/base)?", Spec(None, "fsdp", "model")),
+    Rule("layers/(o|down)(/base)?", Spec(None, "model", "fsdp")),
+    Rule("layers/(q|k|v|gate|up)/a", Spec(None, "fsdp", None)),
+    Rule("layers/(q|k|v|gate|up)/b", Spec(None, None, "model")),
+    Rule("layers/(o|down)/a", Spec(None, "model", None)),
+    Rule("layers/(o|down)/b", Spec(None, None, "fsdp")),
+    Rule("layers/(q|k|v)_bias", Spec(None, "model")),
+    Rule(r"(layers/)?\w*norm", Spec()),
+)
+
+
+def make_mesh(sizes: tp.Mapping[str, int], devices: tp.Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes data, fsdp and model.
+
+    Args:
+      sizes: {axis: devices along it}; an axis left out is 1, one may be -1: what is left.
+      devices: all of every process by default.
+    Raises: ValueError for an unknown axis or a product that is not the number of devices.
+    """
+    count = len(jax.devices() if devices is None else devices)
+    unknown = sorted(set(sizes) - set(AXES))
+    if unknown:
+        raise ValueError(f"mesh: got the axis {unknown[0]!r}, expected among {', '.join(AXES)}")
+    shape = [sizes.get(axis, 1) for axis in AXES]
+    if shape.count(-1) == 1:
+        shape[shape.index(-1)] = count // max(-math.prod(shape), 1)
+    if min(shape) < 1 or math.prod(shape) != count:
+        raise ValueError(
+            f"mesh: got {dict(sizes)}, expected sizes >= 1, or one -1 for what is left, whose "
+            f"product is the number of devices, {count}"
+        )
+    auto = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(shape), AXES, axis_types=auto, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Cuts axis 0, the P axis of every column, over data and fsdp; P must divide by both."""
+    return NamedSharding(mesh, Spec(("data", "fsdp")))
+
+
+def shardings(
+    tree: Tree, mesh: Mesh, rules: tp.Sequence[tp.Sequence[tp.Any]] = PARAM_RULES
+) -> Tree:
+    """The sharding of every leaf.
+
+    Args:
+      tree: arrays or ShapeDtypeStructs, named by path, such as "layers/q"; scalars are
+        on every device and need no rule.
+      rules: Rules, or tuples (regex, PartitionSpec) with True as third if optional.
+    Raises: ValueError that names a parameter without a rule, or an axis that the mesh
+      does not divide.
+    """
+    known = [Rule(*rule) for rule in rules]
+
+    def one(path: tp.Any, leaf: tp.Any) -> NamedSharding:
+        if leaf.ndim == 0:
+            return NamedSharding(mesh, Spec())
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for rule in known:
+            if re.fullmatch(rule.pattern, name):
+                return NamedSharding(mesh, _fitted(name, leaf.shape, rule, mesh))
+        raise ValueError(
+            f"sharding: no rule covers {name!r} of shape {leaf.shape}; the rules are "
+            f"{', '.join(repr(rule.pattern) for rule in known)}"
+        )
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def place(tree: Tree, mesh: Mesh, rules: tp.Sequence[tp.Sequence[tp.Any]] = PARAM_RULES) -> Tree:
+    """The leaves on the devices of the mesh; every process gives the same values."""
+    return jax.tree.map(_put, tree, shardings(tree, mesh, rules))
+
+
+def place_like(state: Tree, params: Tree, mesh: Mesh) -> Tree:
+    """Optimizer state beside the parameters that it mirrors.
+
+    A leaf whose path ends in a parameter's path, and which has its shape, gets its
+    sharding; the others, such as counts and factored moments, are on every device.
+
+    Args:
+      params: as `place` returned them.
+    """
+    placed = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    everywhere = NamedSharding(mesh, Spec())
+
+    def one(path: tp.Any, leaf: tp.Any) -> jax.Array:
+        for start in range(len(path)):
+            name = jax.tree_util.keystr(path[start:], simple=True, separator="/")
+            if name in placed and placed[name].shape == leaf.shape:
+                return _put(leaf, placed[name].sharding)
+        return _put(leaf, everywhere)
+
+    return jax.tree_util.tree_map_with_path(one, state)
+
+
+def _put(leaf: tp.Any, sharding: NamedSharding) -> jax.Array:
+    """Unlike device_put, this does not compare the values of all processes."""
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def _fitted(name: str, shape: tuple[int, ...], rule: Rule, mesh: Mesh) -> Spec:
+    """The rule's spec for this shape, without the cuts that an optional rule may lose."""
+    if len(rule.spec) > len(shape):
+        raise ValueError(
+            f"sharding: {name!r} of shape {shape} has fewer axes than its rule {rule.pattern!r}, "
+            f"{rule.spec}"
+        )
+    cuts = list(rule.spec)
+    for axis, cut in enumerate(cuts):
+        names = () if cut is None else (cut,) if isinstance(cut, str) else cut
+        parts = math.prod(mesh.shape[n] for n in names)
+        if shape[axis] % parts == 0:
+            continue
+        problem = (
+            f"sharding: axis {axis} of {name!r} has size {shape[axis]}, which does not divide by "
+            f"{parts}, the size of {' x '.join(names)}"
+        )
+        if not rule.optional:
+            raise ValueError(f"{problem}; choose another mesh, or make the rule optional")
+        logging.info("%s; it is not cut", problem)
+        cuts[axis] = None
+    return Spec(*cuts)

@@ -1,0 +1,289 @@
+"""Meshes and placement rules, on eight CPU devices that XLA pretends to have.
+
+Functions named `eight_*` run in one child process, since the number of devices is
+fixed when jax starts; each is reported as a test of its own.
+"""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import traceback
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from rlpt import optim, sharding
+from rlpt.checkpoint import Checkpointer
+from rlpt.models import lora, transformer
+
+CONFIG = transformer.ModelConfig(
+    vocab_size=33,  # odd, as vocabularies are
+    num_layers=3,
+    d_model=16,
+    d_ff=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    qkv_bias=True,
+    qk_norm=True,
+    post_norms=True,
+    tie_embeddings=False,
+)
+SIZES = {"data": 2, "fsdp": 2, "model": 2}
+
+
+def loss(params, tokens):
+    hidden = transformer.forward_plain(CONFIG, params, tokens, jnp.ones(tokens.shape, bool))
+    logp = jax.nn.log_softmax(transformer.logits(CONFIG, params, hidden[:, :-1]))
+    return -jnp.mean(jnp.take_along_axis(logp, tokens[:, 1:, None], -1))
+
+
+def data():
+    params = transformer.init_params(CONFIG, jax.random.key(0))
+    return params, np.random.default_rng(0).integers(0, CONFIG.vocab_size, (8, 6))
+
+
+# ---- on eight devices
+
+
+def eight_rules_cut_what_they_say():
+    mesh = sharding.make_mesh(SIZES)
+    params = sharding.place(data()[0], mesh)
+    want = {
+        ("embed",): (33, 8),  # 33 rows are not cut
+        ("head",): (33, 8),
+        ("final_norm",): (16,),
+        ("layers", "q"): (3, 8, 16),
+        ("layers", "k"): (3, 8, 8),
+        ("layers", "o"): (3, 16, 8),
+        ("layers", "down"): (3, 16, 8),
+        ("layers", "up"): (3, 8, 16),
+        ("layers", "q_bias"): (3, 16),
+        ("layers", "q_norm"): (3, 8),
+        ("layers", "post_mlp_norm"): (3, 16),
+    }
+    for path, shape in want.items():
+        leaf = params
+        for part in path:
+            leaf = leaf[part]
+        assert leaf.addressable_shards[0].data.shape == shape, f"{path}: {leaf.sharding}"
+    for placed, plain in zip(jax.tree.leaves(params), jax.tree.leaves(data()[0]), strict=True):
+        np.testing.assert_array_equal(placed, plain)
+
+
+def eight_an_update_is_the_same_as_on_one_device():
+    params, tokens = data()
+    optimizer, _ = optim.make_optimizer({"lr": 0.1, "weight_decay": 0.1})
+
+    def update(state, params, tokens):
+        value, grads = jax.value_and_grad(loss)(params, tokens)
+        params, state, info = optim.guarded_update(optimizer, grads, state, params, value)
+        return params, value, info["grad_norm"]
+
+    one = jax.jit(update)(optimizer.init(params), params, tokens)
+    for sizes in (SIZES, {"fsdp": 8}):
+        mesh = sharding.make_mesh(sizes)
+        placed = sharding.place(params, mesh)
+        state = sharding.place_like(optimizer.init(params), placed, mesh)
+        batch = jax.device_put(tokens, sharding.batch_sharding(mesh))
+        # without out_shardings XLA is free to move the parameters
+        stay = (sharding.shardings(placed, mesh), None, None)
+        many = jax.jit(update, out_shardings=stay)(state, placed, batch)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
+        np.testing.assert_allclose(one[2], many[2], rtol=1e-5)
+
+
+def eight_optimizer_state_lies_beside_its_parameters():
+    mesh = sharding.make_mesh(SIZES)
+    params = sharding.place(data()[0], mesh)
+    for name in ("adamw", "adafactor"):
+        optimizer, _ = optim.make_optimizer({"name": name})
+        state = sharding.place_like(optimizer.init(data()[0]), params, mesh)
+        assert jax.tree.structure(state) == jax.tree.structure(optimizer.init(data()[0]))
+        assert optim.update_count(state).sharding.is_fully_replicated
+        if name == "adamw":
+            mu = state[1][0].mu["layers"]["q"]
+            assert mu.sharding == params["layers"]["q"].sharding
+
+
+def eight_adapters_follow_their_kernels():
+    mesh = sharding.make_mesh(SIZES)
+    params = data()[0]
+    adapters = sharding.place(lora.init_lora(params, jax.random.key(1), 4), mesh)
+    shapes = {
+        f"{path}/{name}": leaf.addressable_shards[0].data.shape
+        for path, pair in adapters.items()
+        for name, leaf in pair.items()
+    }
+    assert shapes["layers/q/a"] == (3, 8, 4) and shapes["layers/q/b"] == (3, 4, 16)
+    assert shapes["layers/down/a"] == (3, 16, 4) and shapes["layers/down/b"] == (3, 4, 8)
+    whole = sharding.place(
+        lora.attach(params, lora.init_lora(params, jax.random.key(1), 4), 1.0), mesh
+    )
+    assert whole["layers"]["q"].base.addressable_shards[0].data.shape == (3, 8, 16)
+
+
+def eight_axes_that_do_not_divide():
+    mesh = sharding.make_mesh({"model": 8})
+    message = "axis 1 of 'x' has size 12, which does not divide by 8, the size of model"
+    tree = {"x": jnp.zeros((4, 12))}
+    with pytest.raises(ValueError, match=message):
+        sharding.place(tree, mesh, [("x", Spec(None, "model"))])
+    placed = sharding.place(tree, mesh, [("x", Spec(None, "model"), True)])
+    assert placed["x"].sharding.is_fully_replicated
+    both = sharding.make_mesh({"data": 4, "model": 2})
+    with pytest.raises(ValueError, match="axis 0 of 'x' .* by 8, the size of data x model"):
+        sharding.place(tree, both, [("x", Spec(("data", "model")))])
+
+
+def eight_the_rest_of_the_mesh():
+    assert dict(sharding.make_mesh({"fsdp": -1, "model": 2}).shape) == {
+        "data": 1,
+        "fsdp": 4,
+        "model": 2,
+    }
+    for sizes in (
+        {"data": 3},
+        {"data": -1, "fsdp": -1},
+        {"fsdp": -1, "model": 3},
+        {"model": 16, "fsdp": -1},
+    ):
+        with pytest.raises(ValueError, match="product is the number of devices, 8"):
+            sharding.make_mesh(sizes)
+
+
+def eight_batch_is_cut_over_data_and_fsdp():
+    mesh = sharding.make_mesh(SIZES)
+    column = jax.device_put(np.arange(24).reshape(8, 3), sharding.batch_sharding(mesh))
+    assert column.addressable_shards[0].data.shape == (2, 3)
+    assert jax.jit(lambda x: x[::-1, 0])(column).tolist() == list(range(21, -1, -3)), (
+        "indexing works"
+    )
+
+
+def eight_checkpoints_keep_or_change_the_sharding():
+    mesh = sharding.make_mesh(SIZES)
+    params = sharding.place(data()[0], mesh)
+    key = jax.device_put(jax.random.key(3), NamedSharding(mesh, Spec()))
+    loose = jnp.arange(3)
+    with tempfile.TemporaryDirectory() as directory:
+        checkpointer = Checkpointer(directory)
+        checkpointer.save(1, {"params": params, "key": key, "loose": loose}, {})
+        other = sharding.place(
+            jax.tree.map(jnp.zeros_like, params), sharding.make_mesh({"fsdp": 8})
+        )
+        for like in (params, other):
+            example = {"params": like, "key": key, "loose": jnp.zeros(3, int)}
+            got = checkpointer.restore(example).device_state
+            for a, b, c in zip(
+                jax.tree.leaves(got["params"]),
+                jax.tree.leaves(params),
+                jax.tree.leaves(like),
+                strict=True,
+            ):
+                np.testing.assert_array_equal(a, b)
+                assert a.sharding == c.sharding
+            assert jnp.all(got["key"] == key) and got["key"].sharding.is_fully_replicated
+            # an array that was free to move still is: it mixes with the mesh in one jit
+            assert (
+                float(jax.jit(lambda x, y: x.sum() * 0 + y[2])(got["params"]["head"], got["loose"]))
+                == 2
+            )
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+            params,
+        )
+        got = checkpointer.restore({"params": abstract}, partial=True).device_state["params"]
+        assert got["layers"]["q"].sharding == params["layers"]["q"].sharding
+        checkpointer.close()
+
+
+EIGHT = [name for name in list(globals()) if name.startswith("eight_")]
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """{function: traceback or ""} of all functions above, run with eight devices."""
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    root = pathlib.Path(__file__).parents[1]
+    env["PYTHONPATH"] = os.pathsep.join([str(root), env.get("PYTHONPATH", "")])
+    ran = subprocess.run(
+        [sys.executable, __file__],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_on_eight_devices(outcomes, name):
+    assert outcomes[name] == "", outcomes[name]
+
+
+# ---- on one
+
+
+def test_every_parameter_of_every_model_has_a_rule():
+    mesh = sharding.make_mesh({})
+    shapes = jax.eval_shape(lambda: transformer.init_params(CONFIG, jax.random.key(0)))
+    specs = sharding.shardings(shapes, mesh)
+    assert jax.tree.structure(specs) == jax.tree.structure(shapes)
+    assert specs["layers"]["down"].spec == Spec(None, "model", "fsdp")
+
+
+def test_an_uncovered_parameter_is_named():
+    with pytest.raises(
+        ValueError, match=re.escape("no rule covers 'layers/router' of shape (2, 4)")
+    ):
+        sharding.place({"layers": {"router": jnp.zeros((2, 4))}}, sharding.make_mesh({}))
+
+
+def test_the_first_rule_wins_and_scalars_need_none():
+    mesh = sharding.make_mesh({})
+    rules = [("a", Spec("data")), (".*", Spec())]
+    specs = sharding.shardings(
+        {"a": jnp.zeros(2), "b": jnp.zeros(2), "count": jnp.zeros(())}, mesh, rules
+    )
+    assert [specs[k].spec for k in ("a", "b", "count")] == [Spec("data"), Spec(), Spec()]
+    assert sharding.shardings({"count": jnp.zeros(())}, mesh, [])["count"].spec == Spec()
+
+
+def test_a_rule_with_too_many_axes():
+    with pytest.raises(ValueError, match="'a' of shape .2,. has fewer axes than its rule"):
+        sharding.place({"a": jnp.zeros(2)}, sharding.make_mesh({}), [("a", Spec(None, "model"))])
+
+
+def test_an_unknown_mesh_axis():
+    with pytest.raises(ValueError, match="got the axis 'tensor', expected among data, fsdp, model"):
+        sharding.make_mesh({"tensor": 2})
+
+
+def main():
+    results = {}
+    for name in EIGHT:
+        try:
+            globals()[name]()
+            results[name] = ""
+        except Exception:
+            results[name] = traceback.format_exc()
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
