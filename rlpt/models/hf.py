@@ -256,7 +256,12 @@ def config_to_hf(cfg: ModelConfig) -> dict[str, tp.Any]:
         "max_position_embeddings": cfg.max_positions,
         "rms_norm_eps": cfg.norm_eps,
         "rope_theta": cfg.rope_theta,
-        "rope_scaling": dict(cfg.rope_scaling) or None,
+        # whole numbers as such: transformers wants original_max_position_embeddings to be an int
+        "rope_scaling": {
+            k: int(v) if isinstance(v, float) and v.is_integer() and "max" in k else v
+            for k, v in cfg.rope_scaling
+        }
+        or None,
         "tie_word_embeddings": cfg.tie_embeddings,
     }
     hf["hidden_activation" if gemma else "hidden_act"] = {"gelu_tanh": "gelu_pytorch_tanh"}.get(
@@ -298,6 +303,14 @@ class Slot(tp.NamedTuple):
     leaf: tuple[str, ...]
     layer: int | None
     transposed: bool
+
+    def view(self, params: Params) -> tp.Any:
+        """This part of the tree in the layout of the file."""
+        value: tp.Any = params
+        for part in self.leaf:
+            value = value[part]
+        value = value if self.layer is None else value[self.layer]
+        return value.T if self.transposed else value
 
 
 def slots(
@@ -349,7 +362,7 @@ def fill(
         else:
             params[leaf] = np.empty(shape, jnp.dtype(dtype))
     for name, slot in places.items():
-        value, target = read(name), _target(params, slot)
+        value, target = read(name), slot.view(params)
         if value.shape != target.shape:
             raise ValueError(
                 f"{where}: {name} has shape {value.shape}, "
@@ -357,15 +370,6 @@ def fill(
             )
         target[...] = value
     return params
-
-
-def _target(params: Params, slot: Slot) -> np.ndarray:
-    """View of a slot in the layout of the file."""
-    value: tp.Any = params
-    for part in slot.leaf:
-        value = value[part]
-    value = value if slot.layer is None else value[slot.layer]
-    return tp.cast(np.ndarray, value.T if slot.transposed else value)
 
 
 def _few(names: tp.Sequence[str]) -> str:
@@ -562,7 +566,7 @@ def _write_weights(
         file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
         file = file if len(shards) > 1 else "model.safetensors"
         tensors = {
-            name: np.ascontiguousarray(np.asarray(_target(params, slot)).astype(dtype))
+            name: np.ascontiguousarray(np.asarray(slot.view(params)).astype(dtype))
             for name, slot in shard.items()
         }
         save_file(tensors, directory / file, metadata={"format": "pt"})
