@@ -26,9 +26,14 @@ def get_config(arg: str | None = None):
     c.model.logits_chunk = 2048
     data = given.get("data", "gsm8k")
     c.tasks = (
-        dict(fn="files.jsonl", path=f"{data}/train.jsonl", eval_path=f"{data}/test.jsonl", layout="gsm8k",
-             system="Reason step by step, then give the final number in \\boxed{}."),
-    )  # fmt: skip
+        dict(
+            fn="files.jsonl",
+            layout="gsm8k",
+            path=f"{data}/train.jsonl",
+            eval_path=f"{data}/test.jsonl",
+            system="Reason step by step, then give the final number in \\boxed{}.",
+        ),
+    )
     c.verifiers = (dict(fn="number.number", name="number", extract="boxed"),)
     c.rollout.prompts = 64
     c.rollout.group = 16

@@ -75,7 +75,8 @@ def abstract_table(config: tp.Any) -> Table:
     size = {"P": p, "G": config.rollout.group, "L": 8, "T": 8}
     dtypes = {"i": jnp.int32, "b": jnp.bool_, "f": jnp.float32}
     made = (
-        "prompt_tokens prompt_mask completion_tokens completion_mask loss_mask sampler_logp temperature "
+        "prompt_tokens prompt_mask completion_tokens completion_mask loss_mask "
+        "sampler_logp temperature "
         "truncated origin row_mask train_mask group prompt_id row_id answer_id"
     )
     table = {}
@@ -116,7 +117,8 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, learner_lib.Learner]:
             value, _ = term.evaluate(table, given, n)
             if value.shape != w.shape or value.shape != logp.shape:
                 raise ConfigError(
-                    f"loss term {term.name!r}: value {value.shape} and weights {w.shape}, expected [P,G,T] = {logp.shape}"
+                    f"loss term {term.name!r}: value {value.shape} and weights "
+                    f"{w.shape}, expected [P,G,T] = {logp.shape}"
                 )
         return table
 
@@ -145,12 +147,12 @@ def load_tasks(config: tp.Any) -> tuple[list[Source], list[Prompt]]:
         settings = {**bound.static, **bound.numbers_at(0)}
 
         def prompts(
-            split: str, name: str = own["name"], verifier: str = own["verifier"]
+            split: str, name: str = own["label"], verifier: str = own["verifier"]
         ) -> list[Prompt]:
             changes = {"task": name} | ({"verifier": verifier} if verifier else {})
             return [dataclasses.replace(p, **changes) for p in bound.fn(split, **settings)]  # noqa: B023
 
-        sources.append(Source(own["name"], prompts("train"), own["weight"]))
+        sources.append(Source(own["label"], prompts("train"), own["weight"]))
         judged = prompts("eval")
         held_out += judged[: config.eval.prompts] if config.eval.prompts else judged
     for name in {p.verifier for s in sources for p in s.prompts} - {""}:
@@ -163,11 +165,11 @@ def load_tasks(config: tp.Any) -> tuple[list[Source], list[Prompt]]:
 
 
 def _task_settings(spec: tp.Any) -> tuple[dict[str, tp.Any], dict[str, tp.Any]]:
-    """What the trainer reads of a task's entry (weight, name, verifier), and the rest."""
+    """What the trainer reads of a task's entry (weight, label, verifier), and the rest."""
     spec = dict(spec)
     own = {
         "weight": float(spec.pop("weight", 1.0)),
-        "name": spec.pop("name", str(spec.get("fn", ""))),
+        "label": spec.pop("label", str(spec.get("fn", ""))),
         "verifier": spec.pop("verifier", ""),
     }
     return own, spec

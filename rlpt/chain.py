@@ -109,7 +109,8 @@ def _fit(name: str, new: Table, table: Table) -> Table:
         want = {"PG": shape[:2], "PGT": shape, "P": shape[:1]}.get(axes)
         if want is not None and tuple(value.shape) != tuple(want):
             raise ConfigError(
-                f"{name} wrote {key!r} with shape {tuple(value.shape)}, expected [{','.join(axes)}] = {tuple(want)}"
+                f"{name} wrote {key!r} with shape {tuple(value.shape)}, expected "
+                f"[{','.join(axes)}] = {tuple(want)}"
             )
         out[key] = value.astype(jnp.float32) if kind == "f" else value
     return out

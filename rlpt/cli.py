@@ -11,7 +11,8 @@ USAGE = """usage: rlpt COMMAND [flags]
 
   train     --config FILE.py[:ARG] --workdir DIR [--config.KEY=VALUE ...]
             trains; the same command with the same workdir resumes
-  sample    --model SOURCE --prompt TEXT [--system TEXT] [--n 1] [--temperature 1.0] [--max_tokens 64] [--seed 0]
+  sample    --model SOURCE --prompt TEXT [--system TEXT] [--n 1] [--temperature 1.0]
+            [--max_tokens 64] [--seed 0] [--top_k 0] [--top_p 1.0] [--min_p 0.0] [--stop TEXT]
   evaluate  --model SOURCE [--config FILE.py[:ARG]] [--out FILE.json]
             held-out accuracy of a model on the tasks of a config
   export    --workdir DIR --out DIR [--step N] [--dtype float32]
@@ -24,7 +25,7 @@ the workdir of a run.  `rlpt COMMAND --help` lists a command's flags.
 """
 
 # Errors whose message is meant for the user: printed without a traceback.
-_PLAIN = (ValueError, FileNotFoundError, FloatingPointError, OSError)
+_PLAIN = (ValueError, OSError, FloatingPointError, RuntimeError)
 
 
 def _flags(
@@ -43,8 +44,8 @@ def _flags(
     flags.DEFINE_boolean("help", False, "show the flags", short_name="h", flag_values=values)
     try:
         rest = values([f"rlpt {command}", *argv])[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, IOError) as e:
-        raise SystemExit(f"rlpt {command}: {_explain(e)}") from e
+    except (OSError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+        raise SystemExit(f"rlpt {command}: {_explain(e, argv)}") from e
     if values.help:
         print(USAGE + "\n" + values.get_help())
         raise SystemExit(0)
@@ -53,14 +54,21 @@ def _flags(
     return values
 
 
-def _explain(e: BaseException) -> str:
-    """What is wrong with a flag; for a mistyped config key, what is accepted."""
-    text = str(e).strip("'\"")
-    return text + (
-        "\nkeys of a config: see rlpt/config.py:default or the workdir's config.json"
-        if "config" in text
-        else ""
-    )
+def _explain(e: BaseException, argv: list[str]) -> str:
+    """What is wrong with a flag; for a mistyped config key, what is accepted there."""
+    from rlpt import config as config_lib
+
+    for arg in argv:
+        if not arg.startswith("--config."):
+            continue
+        level, at = config_lib.default(), "config"
+        for part in arg[len("--config.") :].partition("=")[0].split("."):
+            if part not in level and len(level):
+                return f"{at} has no key {part!r} ({arg}).{config_lib.suggest(part, level.keys())}"
+            level, at = level[part] if part in level else {}, f"{at}.{part}"
+            if not hasattr(level, "keys"):
+                break
+    return str(e).strip("'\"")
 
 
 def _need(values: tp.Any, command: str, *names: str) -> None:
@@ -174,7 +182,7 @@ def _export(argv: list[str]) -> None:
     loaded = policy.load_policy(values.workdir, values.step)
     hf.save_hf(
         values.out, loaded.config, jax.device_get(loaded.params), loaded.tokenizer,
-        dtype=values.dtype, run_info={"source": loaded.source},
+        dtype=values.dtype, run_info={"run_id": pathlib.Path(values.workdir).name, "source": loaded.source},
     )  # fmt: skip
     print(f"wrote {values.out} from {loaded.source}")
 
@@ -206,7 +214,7 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 an error that says what to do, 2 usage, 130 interrupted."""
+    """Entry point. Exits with 0 done, 1 an error that says what to do, 2 usage, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)

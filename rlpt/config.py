@@ -27,11 +27,25 @@ class ConfigError(ValueError):
     """A setting that cannot work; the message says what is accepted."""
 
 
-def _suggest(name: str, known: tp.Iterable[str]) -> str:
+def suggest(name: str, known: tp.Iterable[str]) -> str:
+    """The end of an error message: the nearest name, and all that are accepted."""
     known = sorted(set(known))
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{hint} Accepted: {', '.join(known) or '(none)'}."
+
+
+# What the first parameter is called where not every public function is a method.
+_FIRST = {
+    "tasks": ("split",),
+    "verifiers": ("trajectory", "trajectories"),
+    "rollouts": ("stream",),
+}
+
+
+def _fits(package: str, fn: tp.Any) -> bool:
+    first = next(iter(inspect.signature(fn).parameters), "")
+    return package not in _FIRST or first in _FIRST[package]
 
 
 def accepted_names(package: str) -> list[str]:
@@ -45,7 +59,8 @@ def accepted_names(package: str) -> list[str]:
         for name, obj in vars(module).items():
             own = getattr(obj, "__module__", None) == module.__name__
             transform = isinstance(obj, columns_lib.Transform)
-            if not name.startswith("_") and (transform or (own and inspect.isfunction(obj))):
+            fits = transform or (own and inspect.isfunction(obj) and _fits(package, obj))
+            if fits and not name.startswith("_"):
                 names.append(f"{info.name}.{name}")
     return sorted(names)
 
@@ -64,7 +79,8 @@ def find(package: str, name: str) -> tp.Any:
         except ModuleNotFoundError as e:
             if e.name and module_name.startswith(e.name):
                 raise ConfigError(
-                    f"{package}: cannot import {module_name!r} (from {name!r}); is it on PYTHONPATH?"
+                    f"{package}: cannot import {module_name!r} (from {name!r}); is it "
+                    "on PYTHONPATH?"
                 ) from e
             raise
     else:
@@ -78,7 +94,7 @@ def find(package: str, name: str) -> tp.Any:
             found = None
         if found is None:
             raise ConfigError(
-                f"{package}: unknown name {name!r}.{_suggest(name, accepted_names(package))}"
+                f"{package}: unknown name {name!r}.{suggest(name, accepted_names(package))}"
             )
         module = found
     obj = getattr(module, attribute, None)
@@ -87,7 +103,7 @@ def find(package: str, name: str) -> tp.Any:
             accepted_names(package) if ":" not in name else [n for n in vars(module) if n[0] != "_"]
         )
         raise ConfigError(
-            f"{package}: {module.__name__} has no {attribute!r}.{_suggest(name, known)}"
+            f"{package}: {module.__name__} has no {attribute!r}.{suggest(name, known)}"
         )
     return obj
 
@@ -175,8 +191,9 @@ class Bound:
             elif required:
                 raise ConfigError(
                     f"{self.name} needs the column {column!r}, which nothing makes."
-                    + _suggest(column, [*table, *given])
-                    + " Add the scorer, verifier or transform that writes it, or rename with reads=dict(...)."
+                    + suggest(column, [*table, *given])
+                    + " Add the scorer, verifier or transform that writes it, or "
+                    "rename with reads=dict(...)."
                 )
         return self.fn(
             **args, **self.static, **(self.numbers_at(0) if numbers is None else numbers)
@@ -209,12 +226,12 @@ def resolve(
     if reads:
         raise ConfigError(
             f"{package} {name}: reads= renames unknown parameters {sorted(reads)}."
-            + _suggest(sorted(reads)[0], [c[0] for c in cols])
+            + suggest(sorted(reads)[0], [c[0] for c in cols])
         )
     unknown = sorted(set(settings) - set(accepted))
     if unknown:
         raise ConfigError(
-            f"{package} {name}: unknown setting {unknown[0]!r}.{_suggest(unknown[0], accepted)}"
+            f"{package} {name}: unknown setting {unknown[0]!r}.{suggest(unknown[0], accepted)}"
         )
     missing = sorted(set(required_settings) - set(settings))
     if missing:
@@ -346,7 +363,7 @@ def validate(config: tp.Any) -> None:
     unknown = [k for k in differences(config, default()) if k.split(".")[0] not in default()]
     if unknown:
         raise ConfigError(
-            f"config: unknown key {unknown[0]!r}.{_suggest(unknown[0], default().keys())}"
+            f"config: unknown key {unknown[0]!r}.{suggest(unknown[0], default().keys())}"
         )
 
     def positive(name: str, value: tp.Any, low: int = 1) -> None:
@@ -383,17 +400,20 @@ def validate(config: tp.Any) -> None:
     blocks = config.rollout.prompts * config.rollout.group_blocks
     if blocks % config.learner.minibatches:
         raise ConfigError(
-            f"config.learner.minibatches: {config.learner.minibatches} does not divide the {blocks} blocks of a batch"
+            f"config.learner.minibatches: {config.learner.minibatches} does not "
+            f"divide the {blocks} blocks of a batch"
         )
     rows = blocks // config.learner.minibatches
     if config.learner.micro_blocks and rows % config.learner.micro_blocks:
         raise ConfigError(
-            f"config.learner.micro_blocks: {config.learner.micro_blocks} does not divide the {rows} blocks of a minibatch"
+            f"config.learner.micro_blocks: {config.learner.micro_blocks} does not "
+            f"divide the {rows} blocks of a minibatch"
         )
     names = [v["name"] for v in config.verifiers if "name" in v]
     if len(names) != len(config.verifiers) or len(set(names)) != len(names) or not names:
         raise ConfigError(
-            "config.verifiers: every entry needs a name of its own, as in dict(fn='number.number', name='number')"
+            "config.verifiers: every entry needs a name of its own, as in "
+            "dict(fn='number.number', name='number')"
         )
     if not config.tasks:
         raise ConfigError(
@@ -405,5 +425,6 @@ def validate(config: tp.Any) -> None:
                 float(value)
             except ValueError:
                 raise ConfigError(
-                    f"config.missing.{outcome}: got {value!r}, expected 'mask' or a number as a string"
+                    f"config.missing.{outcome}: got {value!r}, expected 'mask' or a "
+                    "number as a string"
                 ) from None

@@ -28,9 +28,13 @@ def pass_at_k(n: int, correct: np.ndarray, k: int) -> np.ndarray:
 
 
 def _sample(
-    tools: tp.Any, prompts: collections.abc.Sequence[Prompt], group: int, temperature: float, blocks: int,
+    tools: tp.Any,
+    prompts: collections.abc.Sequence[Prompt],
+    group: int,
+    temperature: float,
+    blocks: int,
     done: collections.abc.Callable[[int], None] | None,
-) -> dict[str, tp.Any]:  # fmt: skip
+) -> dict[str, tp.Any]:
     counts = []
     lengths, truncated, entries = [], [], []
     outcomes: collections.Counter[str] = collections.Counter()

@@ -155,7 +155,7 @@ def draw(
 
 
 def row_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
-    """One key a row. key: of (seed, step); ids [P, G, K] int32: prompt, occurrence, attempt, sample."""
+    """A key a row. key: of (seed, step); ids [P,G,K]: prompt, occurrence, attempt, sample."""
 
     def fold(row: jax.Array) -> jax.Array:
         out = key

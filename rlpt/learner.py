@@ -302,7 +302,8 @@ class Learner:
         size = self.micro_blocks or rows
         if p % self.minibatches or rows % size:
             raise ConfigError(
-                f"update: {p} blocks do not divide into {self.minibatches} minibatches of micro_blocks={size}"
+                f"update: {p} blocks do not divide into {self.minibatches} "
+                f"minibatches of micro_blocks={size}"
             )
         skip = self.skip_zero_advantage and all(t.reads_advantages for t in self.terms)
         busy = (

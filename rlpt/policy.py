@@ -11,7 +11,6 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import build
 from rlpt.checkpoint import Checkpointer
 from rlpt.models import lora
 from rlpt.models.load import Loaded, load
@@ -45,9 +44,8 @@ def load_policy(source: str, step: int | None = None) -> Loaded:
     """
     if not is_workdir(source):
         return load(source)
-        config: tp.Any = workdir_config(source)
+    config: tp.Any = workdir_config(source)
     loaded = load(config.model.source)
-    learner = build.make_learner(config, loaded.config)
     params = jax.tree.map(jnp.asarray, loaded.params)
     rank = config.model.lora.rank
     trained = (
@@ -55,15 +53,18 @@ def load_policy(source: str, step: int | None = None) -> Loaded:
         if rank
         else params
     )
-    state = jax.eval_shape(learner.init, trained)
-    with Checkpointer(pathlib.Path(source) / "checkpoints") as checkpointer:
-        saved = checkpointer.restore_part({"learner": state}, step)
+    example = jax.eval_shape(lambda: {"learner": {"params": trained}})
+    checkpointer = Checkpointer(pathlib.Path(source) / "checkpoints")
+    try:
+        names = ("versions", "config", "tokenizer", "model")
+        saved = checkpointer.restore(example, step, allow=names, partial=True)
+    finally:
+        checkpointer.close()
     if saved is None:
         raise FileNotFoundError(
             f"{source}/checkpoints holds no checkpoint" + (f" of step {step}" if step else "")
         )
-    step, tree = saved
-    new = tree["learner"]["params"]
-    if learner.lora_scale is not None:
-        new = lora.merge(params, new, learner.lora_scale)
-    return dataclasses.replace(loaded, params=new, source=f"{source} at step {step}")
+    new = saved.device_state["learner"]["params"]
+    if rank:
+        new = lora.merge(params, new, config.model.lora.alpha / rank)
+    return dataclasses.replace(loaded, params=new, source=f"{source} at step {saved.step}")

@@ -108,18 +108,22 @@ def say_arithmetic(config: tp.Any, learner: learner_lib.Learner) -> None:
     """Prints what one step consists of."""
     r, u = config.rollout, config.learner
     blocks = r.prompts * r.group_blocks
-    size = u.micro_blocks or blocks // u.minibatches
+    part = blocks // u.minibatches
     say(
-        f"step     {r.prompts} prompts x {r.group * r.group_blocks} completions = {blocks * r.group} rows of up to "
-        f"{max(config.sampling.completion_buckets)} tokens; {u.epochs} epochs x {u.minibatches} minibatches = "
-        f"{u.epochs * u.minibatches} updates of {blocks // u.minibatches} blocks in micro-batches of {size}"
+        f"step     {r.prompts} prompts x {r.group * r.group_blocks} completions = "
+        f"{blocks * r.group} rows of up to {max(config.sampling.completion_buckets)} tokens"
     )
-    skipped = learner.skip_zero_advantage and all(t.reads_advantages for t in learner.terms)
     say(
-        "         old log-probs: " + ("computed before the update" if learner.needs_old_logp else
-        "the sampler's" if learner.old_logp == "sampler" else "the update's own (one update a batch)")
-        + ("; blocks without advantage are skipped" if skipped else "")
-    )  # fmt: skip
+        f"update   {u.epochs} epochs x {u.minibatches} minibatches = {u.epochs * u.minibatches} "
+        f"optimizer steps of {part} blocks, in micro-batches of {u.micro_blocks or part}"
+    )
+    old = "the update's own (one optimizer step a batch)"
+    if learner.old_logp_given:
+        old = "computed before the update" if learner.needs_old_logp else "the sampler's"
+    skips = learner.skip_zero_advantage and all(t.reads_advantages for t in learner.terms)
+    say(
+        f"         old log-probs: {old}; blocks without advantage: {'skipped' if skips else 'kept'}"
+    )
 
 
 def say_summary(summary: dict[str, tp.Any], path: pathlib.Path) -> None:

@@ -85,7 +85,8 @@ class Tools:
         self.width = max(sampling.completion_buckets)
         if self.max_prompt + self.width > model.max_positions:
             raise ConfigError(
-                f"sampling: prompt bucket {self.max_prompt} + completion bucket {self.width} exceeds the "
+                f"sampling: prompt bucket {self.max_prompt} + completion bucket "
+                f"{self.width} exceeds the "
                 f"model's context of {model.max_positions} positions"
             )
 
@@ -236,7 +237,8 @@ class Tools:
         g = 1 + max((r["sample"] for r in rows), default=-1)
         if not rows or len(rows) != p * g:
             raise ValueError(
-                f"replay: got {len(rows)} rows, expected all of {p} blocks x {g} samples of one step"
+                f"replay: got {len(rows)} rows, expected all of {p} blocks x {g} "
+                "samples of one step"
             )
         length = bucket(
             max(len(r["prompt_tokens"]) for r in rows), self.sampling.prompt_buckets, "prompt"

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import threading
 import time
@@ -108,17 +109,12 @@ def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
         Interrupt() as interrupt,
     ):
         # ---- what is trained on, and what
-        work.write_json("config.json", json.loads(config.to_json_best_effort()))
-        changed = config_lib.differences(config, config_lib.default())
-        work.write_json(
-            "config_diff.json",
-            {k: {"value": repr(a), "default": repr(b)} for k, (a, b) in changed.items()},
-        )
         sources, held_out = build.load_tasks(config)
         loaded = load(config.model.source)
         model = loaded.config
         records.say(
-            f"model    {loaded.source}: {model.num_layers} layers, d {model.d_model}, vocabulary {model.vocab_size}"
+            f"model    {loaded.source}: {model.num_layers} layers, d {model.d_model}, "
+            f"vocabulary {model.vocab_size}"
         )
 
         root = jax.random.key(config.seed)
@@ -134,7 +130,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
             dropped += n
         held_out, n = filter_long(held_out, length, tools.max_prompt, config.too_long)
         records.say(
-            f"data     {sum(len(s.prompts) for s in sources)} training and {len(held_out)} held-out prompts"
+            f"data     {sum(len(s.prompts) for s in sources)} training and "
+            f"{len(held_out)} held-out prompts"
             + (f"; dropped as too long: {dropped} and {n}" if dropped or n else "")
         )
         plain = Stream(sources, config.seed)
@@ -166,18 +163,25 @@ def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
 
         # ---- resume
         checkpointer = Checkpointer(
-            work.checkpoints, keep=config.checkpoint.keep, identity=build.identity(config, loaded),
-            allow=tuple(config.checkpoint.allow),
+            work.checkpoints, keep=config.checkpoint.keep, identity=build.identity(config, loaded)
         )  # fmt: skip
-        step = 0
+        step, saved_at = 0, -1
         host: dict[str, tp.Any] = {"eval_before": None, "seconds": 0.0, "skipped_in_a_row": 0}
-        saved = checkpointer.restore({"learner": state, "transforms": transforms})
+        saved = checkpointer.restore(
+            {"learner": state, "transforms": transforms}, allow=tuple(config.checkpoint.allow)
+        )
         if saved is not None:
             step, device_state, host = saved
             state, transforms = device_state["learner"], device_state["transforms"]
             stream.set_state(host["stream"])
             rollout_state = host["rollout"]
             records.say(f"resume   at step {step} of {config.steps}")
+        work.write_json("config.json", json.loads(config.to_json_best_effort()))
+        changed = config_lib.differences(config, config_lib.default())
+        work.write_json(
+            "config_diff.json",
+            {k: {"value": repr(a), "default": repr(b)} for k, (a, b) in changed.items()},
+        )
 
         # ---- jitted edges
         @jax.jit
@@ -196,9 +200,13 @@ def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
             tools.params = rollout_params()
             with metrics_lib.progress(f"evaluate ({name})", 2 * len(held_out)) as advance:
                 result = evaluate_lib.evaluate(
-                    tools, held_out, samples=config.eval.samples, temperature=config.eval.temperature,
-                    blocks=config.eval.blocks or config.rollout.prompts, done=advance,
-                )  # fmt: skip
+                    tools,
+                    held_out,
+                    samples=config.eval.samples,
+                    temperature=config.eval.temperature,
+                    blocks=config.eval.blocks or config.rollout.prompts,
+                    done=advance,
+                )
             per_prompt = result.pop("per_prompt")
             work.write_json(f"eval_{step}.json", {"step": step, **result, "per_prompt": per_prompt})
             numbers = {k: v for k, v in result.items() if isinstance(v, float)}
@@ -300,14 +308,20 @@ def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
                 # ---- checkpoint
                 if host["skipped_in_a_row"] > config.optim.max_skipped:
                     raise FloatingPointError(
-                        f"the gradient was not finite in {host['skipped_in_a_row']} updates in a row (the last at step "
-                        f"{step}); parameters are unchanged since. The last checkpoint is from step "
-                        f"{max(checkpointer.steps(), default=0)}. Lower config.optim.lr or look at rollouts.jsonl."
+                        f"the gradient was not finite in {host['skipped_in_a_row']} "
+                        "updates in a row (the last at step "
+                        f"{step}); parameters are unchanged since. The last "
+                        "checkpoint is from step "
+                        f"{max(checkpointer.steps(), default=0)}. Lower "
+                        "config.optim.lr or look at rollouts.jsonl."
                     )
                 if step % config.checkpoint.every == 0 or step == config.steps or interrupt.signal:
                     save()
+                    saved_at = step
 
             if interrupt.signal:
+                if saved_at != step:
+                    save()
                 checkpointer.close()
                 records.say(
                     f"stopped at step {step} with a checkpoint; the same command goes on from there"
@@ -331,7 +345,14 @@ def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
             params = state["params"]
             if learner.lora_scale is not None:
                 params = lora.merge(frozen, params, learner.lora_scale)
-            info = {"workdir": str(work.path.name), "steps": step, "source": loaded.source}
+            info = {
+                "run_id": f"{work.path.name}-{build.identity(config, loaded)['config']}",
+                "base": loaded.source,
+                "steps": step,
+                "eval": {k: v for k, v in (after or {}).items() if isinstance(v, float)},
+            }
+            if work.export.exists():  # of an earlier end of this run
+                shutil.rmtree(work.export)
             hf.save_hf(work.export, model, jax.device_get(params), loaded.tokenizer, run_info=info)
             summary["export"] = "export"
         work.write_json("summary.json", summary)

@@ -85,8 +85,9 @@ def test_metrics_and_rollouts_say_what_happened(finished):
     work, _ = finished
     row = next(m for m in lines(work / "metrics.jsonl") if m["step"] == 1 and "loss/total" in m)
     for key in (
-        "reward/mean", "policy/entropy", "policy/clip_fraction", "policy/sampler_gap", "policy/grad_norm",
-        "rollout/length", "rollout/truncated", "verify/digit/correct", "time/update", "time/compilations",
+        "reward/mean", "policy/entropy", "policy/clip_fraction", "policy/sampler_gap",
+        "policy/grad_norm", "rollout/length", "rollout/truncated", "verify/digit/correct",
+        "time/update", "time/compilations",
     ):  # fmt: skip
         assert key in row, key
     assert row["policy/sampler_gap"] < 1e-5
@@ -115,7 +116,8 @@ def test_it_learns(tmp_path):
 
 
 EXACT = dict(
-    learner__epochs=2, learner__minibatches=2, shaping=(dict(fn="tests.toy:moving_baseline"),), steps=4,
+    learner__epochs=2, learner__minibatches=2, steps=4,
+    shaping=(dict(fn="tests.toy:moving_baseline"),),
     tasks=(dict(fn="arithmetic.sums", weight=2.0), dict(fn="arithmetic.products", weight=1.0)),
 )  # fmt: skip
 SCRIPT = """
@@ -129,7 +131,8 @@ train.train(toy(**{**EXACT, **eval(sys.argv[2])}), sys.argv[1])
 def start(workdir, changes=None):
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(workdir), repr(changes or {})], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 

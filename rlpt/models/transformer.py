@@ -34,7 +34,7 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     rope_theta: float = 10000.0
-    # sorted (key, value) pairs of HF's rope_scaling, e.g. (("factor", 8.0), ("rope_type", "llama3"), ...)
+    # sorted (key, value) pairs of HF's rope_scaling, e.g. (("factor", 8.0), …)
     rope_scaling: tuple[tuple[str, float | str], ...] = ()
     # Gemma 3: layers with a window use this base, unscaled; 0: the same as rope_theta
     rope_local_theta: float = 0.0

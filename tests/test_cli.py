@@ -1,0 +1,120 @@
+"""Every subcommand as a person runs it: a process of its own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+TOY = "configs/quickstart.py:runlocal"
+
+# Raises as soon as anything imports torch or tensorflow, whether it is installed or not.
+GUARD = """
+import sys
+class Guard:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "tensorflow"):
+            raise AssertionError(f"{name} was imported")
+sys.meta_path.insert(0, Guard())
+from rlpt.cli import main
+main(sys.argv[1:])
+"""
+
+
+def rlpt(*args, code=0, guard=True, timeout=280):
+    command = ["-c", GUARD] if guard else ["-m", "rlpt.cli"]
+    done = subprocess.run(
+        [sys.executable, *command, *map(str, args)], cwd=ROOT, text=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=timeout,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    work = tmp_path_factory.mktemp("cli") / "run"
+    out, _ = rlpt("train", "--config", TOY, "--workdir", work, "--config.optim.lr=2e-5")
+    assert "8 prompts x 8 completions = 64 rows" in out and "held out" in out
+    return work
+
+
+def test_train_writes_what_it_was_told(workdir):
+    diff = json.loads((workdir / "config_diff.json").read_text())
+    assert diff["optim.lr"] == {"value": "2e-05", "default": "1e-06"}
+    assert (workdir / "summary.json").is_file()
+
+
+def test_train_again_resumes(workdir):
+    out, _ = rlpt("train", "--config", TOY, "--workdir", workdir, "--config.optim.lr=2e-5")
+    assert "resume   at step 2 of 2" in out
+
+
+def test_evaluate_all_three_sources(workdir, tmp_path):
+    config = ("--config", TOY)
+    rlpt("export", "--workdir", workdir, "--out", tmp_path / "hf")
+    results = []
+    for source in (workdir, tmp_path / "hf", workdir / "export"):
+        file = tmp_path / "result.json"
+        out, _ = rlpt("evaluate", "--model", source, *config, "--out", file)
+        assert "pass@1" in out and "greedy" in out
+        results.append(json.loads(file.read_text()))
+    assert results[0]["per_prompt"] == results[1]["per_prompt"] == results[2]["per_prompt"]
+    out, _ = rlpt("evaluate", "--model", workdir)  # a workdir knows its own tasks
+    assert "pass@1" in out
+
+
+def test_sample(workdir):
+    args = ("--prompt", "2 + 2 =", "--n", 3, "--max_tokens", 5)
+    out, _ = rlpt("sample", "--model", workdir, *args)
+    again, _ = rlpt("sample", "--model", workdir, *args)
+    other, _ = rlpt("sample", "--model", workdir, *args, "--seed", 1)
+    assert out == again != other
+
+
+def test_data_build_and_train_on_it(tmp_path):
+    pytest.importorskip("array_record")
+    rlpt("data", "build", "--config", TOY, "--name", "tiny_sums", "--data_dir", tmp_path / "d")
+    config = tmp_path / "config.py"
+    config.write_text(
+        "import sys; sys.path.insert(0, 'configs')\n"
+        "import quickstart\n"
+        "def get_config():\n"
+        "    c = quickstart.get_config('runlocal')\n"
+        f"    data = dict(name='tiny_sums', data_dir={str(tmp_path / 'd')!r})\n"
+        "    c.tasks = (dict(fn='tfds.dataset', **data),)\n"
+        "    return c\n"
+    )
+    out, _ = rlpt("train", "--config", config, "--workdir", tmp_path / "run")
+    assert "71 training and 4 held-out prompts" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        ((), 2, "usage: rlpt COMMAND"),
+        (("trian",), 2, "unknown command 'trian'"),
+        (("train", "--config", TOY), 1, "--workdir is needed"),
+        (("train", "--config", "configs/nowhere.py", "--workdir", "w"), 1, "nowhere.py"),
+        (
+            ("train", "--config", TOY, "--workdir", "w", "--config.optim.lrr=1"),
+            1,
+            "config.optim has no key 'lrr' (--config.optim.lrr=1). Did you mean 'lr'? Accepted: b1",
+        ),
+        (("train", "--config", TOY, "--workdir", "w", "--config.optim.lr=fast"), 1, "fast"),
+        (("train", "--config", TOY, "--workdr", "w"), 1, "Did you mean: workdir"),
+        (("sample",), 1, "--prompt is needed"),
+        (("sample", "--model", "/nowhere", "--prompt", "x"), 1, "/nowhere"),
+        (("sample", "--prompt", "x", "--top_p", "2", "--model", "toy"), 1, "top_p: got 2.0"),
+        (("export", "--workdir", "/nowhere", "--out", "x"), 1, "holds no checkpoints"),
+        (("evaluate", "--model", "toy"), 1, "--config is needed"),
+        (("data", "bild"), 1, "expected `build`"),
+    ],
+)
+def test_wrong_commands_say_what_to_do(args, code, message):
+    out, err = rlpt(*args, code=code)
+    assert message in out + err and "Traceback" not in err
+    assert not (ROOT / "w").exists()
