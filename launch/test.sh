@@ -40,7 +40,7 @@ install_torch() {
     return
   fi
   wheel="$wanted"
-  if [[ "$(uname)" == Linux ]]; then
+  if [[ "$(uname -sm)" == "Linux x86_64" ]]; then
     wheel="$wanted+cpu"
   fi
   pip_install "$wheel" ||
