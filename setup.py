@@ -30,6 +30,7 @@ CORE = [
     "pyarrow>=19.0",
     "rich>=14.0",
     "safetensors>=0.8",
+    "sympy>=1.13",
     "tenacity>=9.0",
     "tensorboardX>=2.6.4",
     "tensorflow-datasets>=4.9.10",

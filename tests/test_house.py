@@ -50,6 +50,7 @@ LAZY = {
     "matplotlib",
     "pyarrow",
     "reasoning_gym",
+    "sympy",
     "tensorboardX",
     "tensorflow_datasets",
     "transformers",
