@@ -366,12 +366,13 @@ CENTRED = {name: jax.jit(fn) for name, fn in CENTRED.items()}
 ALL = CENTRED | {name: jax.jit(fn) for name, fn in UNCENTRED.items()}
 WHOLE_BATCH = {"grpo batch", "gdpo", "stable_reinforce", "reinforce_pp_baseline", "reinforce_pp"}
 RANDOM = rows(np.random.default_rng(0).random((3, 6)))
+EVERY = jnp.ones((3, 6), bool)
 
 
 @pytest.mark.parametrize("name", sorted(CENTRED))
 def test_constant_groups_are_exactly_zero(name):
     for value in (0.1, 0.3, 1.0, -7.7, 1e6):
-        got = np.asarray(CENTRED[name](jnp.full((3, 6), value, jnp.float32)))
+        got = np.asarray(CENTRED[name](jnp.full((3, 6), value, jnp.float32), EVERY))
         assert (got == 0).all(), f"{name} of constant {value}: {got}"
     alone = CENTRED[name](RANDOM, mask(np.eye(3, 6)))
     if name not in ("noise control", "noise backward"):  # these keep a single row's own reward
@@ -387,27 +388,30 @@ def test_dead_rows_are_as_if_absent(name):
     assert (got[:, ~live] == 0).all(), f"{name}: dead rows must get 0"
     if "pp" not in name:  # token estimators above tie lengths to the row's place
         close(got[:, live], fn(RANDOM[:, live]), atol=1e-5, what=f"{name}: trimmed")
-    nothing = np.asarray(fn(garbage * jnp.nan, jnp.zeros((3, 6), bool)))
+    nothing = np.asarray(fn(garbage * jnp.nan, ~EVERY))
     assert (nothing == 0).all(), f"{name}: all masked gives {nothing}"
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - {"reinforce_pp", "reinforce_pp_baseline"}))
 def test_rows_permute(name):
     order = np.array([3, 0, 5, 1, 4, 2])
-    close(ALL[name](RANDOM[:, order]), np.asarray(ALL[name](RANDOM))[:, order], atol=1e-5)
+    base = np.asarray(ALL[name](RANDOM, EVERY))
+    close(ALL[name](RANDOM[:, order], EVERY), base[:, order], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - WHOLE_BATCH))
 def test_groups_do_not_meet(name):
-    close(ALL[name](RANDOM)[1:2], ALL[name](RANDOM[1:2]), what=name)
+    others = RANDOM.at[jnp.array([0, 2])].set(5 * RANDOM[:2] - 1)
+    base = ALL[name](RANDOM, EVERY)[1]
+    close(ALL[name](others, EVERY)[1], base, atol=0, what=f"{name}: the other groups changed")
 
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "noise control"])
 def test_sums_and_scale(name):
-    fn = CENTRED[name]
-    close(fn(RANDOM).sum(1), np.zeros(3), atol=1e-5, what="advantages sum to 0")
-    scaled = fn(3 * RANDOM + 2)
-    close(scaled, fn(RANDOM) * (1 if name == "grpo" else 3), atol=2e-5)
+    base = CENTRED[name](RANDOM, EVERY)
+    close(base.sum(1), np.zeros(3), atol=1e-5, what="advantages sum to 0")
+    scaled = CENTRED[name](3 * RANDOM + 2, EVERY)
+    close(scaled, base * (1 if name == "grpo" else 3), atol=2e-5)
 
 
 # --- identities between methods -----------------------------------------------------------------

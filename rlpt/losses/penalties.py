@@ -131,7 +131,7 @@ def pacs(
     u_i = beta sum_t (log pi - log pi_old), psi_i = u_i - mean_{j != i} u_j,
     value_i = omega_i BCE(sigmoid(psi_i), R_i), omega = n / (2 n_class) if the group has both
     classes, else 1.  The gradient flows through every u_j: the term couples the rows of a group,
-    which have to be in one micro-batch.
+    which have to be in one block.
 
     Args:
       logp, old_logp: [P,G,T] float32.  loss_mask: [P,G,T] bool.
