@@ -249,8 +249,15 @@ class Checkpointer:
         return manifest
 
     def _read(self, step: int, **item: tp.Any) -> tp.Any:
-        (name,) = item
-        return self._manager.restore(step, args=ocp.args.Composite(**item))[name]
+        """One item of a step.
+
+        By the handler, not the manager: that one waits for all processes, for ever if
+        one of them finds damage that the others do not see.
+        """
+        ((name, arguments),) = item.items()
+        handler = ocp.PyTreeCheckpointHandler() if name == "state" else ocp.JsonCheckpointHandler()
+        path = self._names.find_step(self.directory, step).path
+        return handler.restore(path / name, args=arguments)
 
     def _restore_step(
         self, step: int, example: Tree, allow: tp.Collection[str], partial: bool
@@ -363,7 +370,7 @@ def _attempt(read: tp.Callable[[], tp.Any]) -> tuple[tp.Any, str]:
     try:
         result = read()
     except Exception as e:  # torn files make Orbax raise nearly anything
-        problem = f"{type(e).__name__}: {e}"
+        problem = f"{type(e).__name__}: {e}".splitlines()[0][:300]
     if jax.process_count() > 1:
         failed = multihost_utils.process_allgather(np.array([bool(problem)]))
         if failed.any():

@@ -5,6 +5,7 @@ import pathlib
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -455,3 +456,80 @@ def test_killed_at_any_moment_the_newest_step_is_good(tmp_path):
         assert step >= started - 1 > reached, "every step but the one in flight was committed"
         assert host == {"step": step} and (state["x"] == step).all()
         reached = step
+
+
+# ---- two processes
+
+TWO = """
+import sys, jax, numpy as np
+from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec as Spec
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 2, int(sys.argv[1]))
+from rlpt import sharding
+from rlpt.checkpoint import Checkpointer, CheckpointError
+
+mesh = sharding.make_mesh({"fsdp": 4})
+def make(step):
+    values = np.arange(8192.0, dtype=np.float32).reshape(8, 1024) + step
+    rules = [("w", Spec("fsdp")), ("norm", Spec())]
+    return sharding.place({"w": values, "norm": values[0]}, mesh, rules) | {"n": step}
+def same(got, step):
+    for name in ("w", "norm"):
+        wanted = make(step)[name].addressable_shards
+        for a, b in zip(got[name].addressable_shards, wanted, strict=True):
+            np.testing.assert_array_equal(a.data, b.data)
+        assert got[name].sharding == make(0)[name].sharding
+    assert got["n"] == step
+
+checkpointer = Checkpointer(sys.argv[3], identity={"config": "a"})
+assert checkpointer.restore(make(0)) is None
+for step in (1, 2, 3):
+    checkpointer.save(step, make(step), {"step": step})
+checkpointer.wait()
+if jax.process_index() == 1:  # the other process must not load what this one cannot
+    for data in checkpointer.directory.glob("3/state/ocdbt.process_1/d/*"):
+        data.write_bytes(data.read_bytes()[:40])
+jax.experimental.multihost_utils.sync_global_devices("damaged")
+found = checkpointer.restore(make(0))
+assert found.step == 2 and found.host_state == {"step": 2}, found
+same(found.device_state, 2)
+checkpointer.save(3, make(30), {"step": 30})
+checkpointer.wait()
+found = checkpointer.restore(make(0))
+assert found.step == 3 and checkpointer.steps() == [1, 2, 3]
+same(found.device_state, 30)
+assert sorted(p.name for p in checkpointer.directory.iterdir()) == ["1", "2", "3", "set-aside-3"]
+try:
+    checkpointer.save(4, make(4) | {"n": jax.process_index()}, {})
+except CheckpointError as e:
+    assert "n differs between processes" in str(e), e
+else:
+    raise AssertionError("processes that have run apart were saved")
+checkpointer.close()
+print("fine", flush=True)
+"""
+
+
+def test_two_processes_agree_on_what_is_good(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(rank), str(port), str(tmp_path / "checkpoints")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | flags,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=120)
+            assert process.returncode == 0 and out.endswith("fine\n"), err
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
