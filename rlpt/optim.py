@@ -246,5 +246,5 @@ def _choice(setting: str, got: tp.Any, accepted: tp.Iterable[str]) -> None:
 def _positive_or_zero(settings: dict[str, tp.Any], *names: str) -> None:
     for name in names:
         value = settings[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
             raise ValueError(f"optim.{name}: got {value!r}, expected a number >= 0")
