@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rlpt import config
-from rlpt.tasks import arithmetic, base, stream
+from rlpt.tasks import arithmetic, base, build, files, reasoning_gym, stream, tfds
 
 
 def _operands(prompt, sign="+"):
@@ -234,3 +234,273 @@ def test_filter_long():
         stream.filter_long(prompts, length, 2)
     with pytest.raises(base.TaskError, match="policy 'cut'"):
         stream.filter_long(prompts, length, 2, policy="cut")
+
+
+# ---- files
+
+ROWS = {
+    "gsm8k": {"question": "Tom has 3 pens and 4 more?", "answer": "3+4=<<3+4=7>>7\n#### 1,007"},
+    "math": {
+        "problem": "What is $1+1$?",
+        "solution": "First \\boxed{3}, no: \\boxed{\\frac{4}{2}}.",
+        "level": "Level 1",
+        "type": "Algebra",
+    },
+    "dapo": {
+        "data_source": "math_dapo",
+        "prompt": [{"role": "user", "content": "Solve it."}],
+        "ability": "MATH",
+        "reward_model": {"ground_truth": "34", "style": "rule-lighteval/MATH_v2"},
+        "extra_info": {"index": "9a9b6eb4"},
+    },
+    "humaneval": {
+        "task_id": "HumanEval/0",
+        "prompt": "def f(x):\n",
+        "canonical_solution": "    return x\n",
+        "test": "def check(candidate):\n    assert candidate(1) == 1\n",
+        "entry_point": "f",
+    },
+    "mbpp": {
+        "task_id": 601,
+        "text": "Write a function {like this}.",
+        "code": "def f(): pass",
+        "test_list": ["assert f(1) == 1", "assert f(2) == 2"],
+        "test_setup_code": "",
+        "challenge_test_list": [],
+    },
+}
+WANTED = {
+    "gsm8k": ("gsm8k:1", "Tom has 3 pens and 4 more?", "1,007", {}),
+    "math": ("math:1", "What is $1+1$?", r"\frac{4}{2}", {"level": "Level 1", "type": "Algebra"}),
+    "dapo": ("dapo:9a9b6eb4", "Solve it.", "34", {}),
+    "humaneval": (
+        "humaneval:HumanEval/0",
+        "def f(x):\n",
+        ROWS["humaneval"]["test"],
+        {"entry_point": "f", "prompt": "def f(x):\n"},
+    ),
+    "mbpp": (
+        "mbpp:601",
+        "Write a function {like this}.\nYour code should pass these tests:\n\n"
+        "assert f(1) == 1\nassert f(2) == 2",
+        ["assert f(1) == 1", "assert f(2) == 2"],
+        {"test_setup_code": ""},
+    ),
+}
+
+
+def _write(path, rows, end="\n"):
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows) + end)
+    return str(path)
+
+
+@pytest.mark.parametrize("layout", files.LAYOUTS)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_layouts(layout, kind, tmp_path):
+    path = tmp_path / f"data.{kind}"
+    if kind == "jsonl":
+        _write(path, [ROWS[layout]])
+    else:
+        pq = pytest.importorskip("pyarrow.parquet")
+        import pyarrow
+
+        row = {k: v for k, v in ROWS[layout].items() if v != []}
+        pq.write_table(pyarrow.Table.from_pylist([row]), path)
+    load = getattr(files, kind)
+    (p,) = load("train", path=str(path), layout=layout, system="Be brief.", verifier="v")
+    assert (p.id, p.question, p.answer, p.meta) == WANTED[layout]
+    assert p.messages[0] == {"role": "system", "content": "Be brief."}
+    assert (p.task, p.verifier) == (layout, "v")
+
+
+def test_jsonl_splits(tmp_path):
+    rows = [{"q": f"question {i % 50}", "a": str(i)} for i in range(100)]
+    path = _write(tmp_path / "all.jsonl", rows)
+    s = dict(path=path, prompt="q", answer="a")
+    train = files.jsonl("train", eval_fraction=0.3, **s)
+    held_out = files.jsonl("eval", eval_fraction=0.3, **s)
+    assert len(train) + len(held_out) == 100 and len(held_out) > 10
+    assert not {p.question for p in train} & {p.question for p in held_out}
+    assert len(files.jsonl("train", **s)) == 100
+    assert [p.id for p in files.jsonl("train", limit=3, **s)] == ["all:1", "all:2", "all:3"]
+    with pytest.raises(base.TaskError, match="give eval_path or eval_fraction"):
+        files.jsonl("eval", **s)
+    other = _write(tmp_path / "test.jsonl", rows[:2])
+    assert [p.id for p in files.jsonl("eval", eval_path=other, **s)] == ["test:1", "test:2"]
+    with pytest.raises(base.TaskError, match="both eval_path and eval_fraction"):
+        files.jsonl("eval", eval_path=other, eval_fraction=0.1, **s)
+
+
+GOOD = {"q": "1+1?", "a": "#### 2", "n": "x"}
+
+
+@pytest.mark.parametrize(
+    "bad, reason",
+    [
+        ({"q": "1+1?", "n": "y"}, "no field 'a'; it has: q, n"),
+        ({"a": "#### 2", "n": "y"}, "no field 'q'; it has: a, n"),
+        ({**GOOD, "a": None}, "field 'a': got None, expected a reference"),
+        ({**GOOD, "a": ""}, "field 'a': got '', expected a reference"),
+        ({**GOOD, "a": 2}, "field 'a': got 2, expected a text"),
+        ({**GOOD, "a": "two"}, "field 'a': no reference in ...'two' by answer_pattern"),
+        ({**GOOD, "q": 5}, "field 'q': got 5, expected a text"),
+        ({**GOOD, "q": " "}, "field 'q': got ' ', expected a text"),
+        ({**GOOD, "n": "x1"}, "the id 'data:x1' occurred before"),
+        ([1, 2], "got a JSON list, expected an object"),
+        ("{'q': 1}", "not JSON: Expecting property name"),
+    ],
+)
+def test_jsonl_names_bad_rows(bad, reason, tmp_path):
+    path = _write(tmp_path / "data.jsonl", [{**GOOD, "n": "x1"}, bad, {**GOOD, "n": "x3"}])
+    s = dict(path=path, prompt="q", answer="a", answer_pattern="#### (.+)", id="n")
+    with pytest.raises(base.TaskError) as e:
+        files.jsonl("train", **s)
+    assert f"data.jsonl:2: {reason}" in str(e.value)
+    assert "on_bad_row='skip'" in str(e.value)
+    kept = files.jsonl("train", on_bad_row="skip", **s)
+    assert [p.id for p in kept] == ["data:x1", "data:x3"]
+
+
+def test_jsonl_damage(tmp_path, caplog):
+    s = dict(prompt="q", answer="a")
+    path = _write(tmp_path / "cut.jsonl", [GOOD, json.dumps(GOOD)[:-7]], end="")
+    with pytest.raises(base.TaskError, match="cut.jsonl:2: not JSON.*was the file cut off"):
+        files.jsonl("train", path=path, **s)
+    assert len(files.jsonl("train", path=path, on_bad_row="skip", **s)) == 1
+    assert "skipped 1 rows; the first" in caplog.text
+    latin = tmp_path / "latin.jsonl"
+    latin.write_bytes(json.dumps(GOOD).encode() + b'\n{"q": "caf\xe9", "a": "1"}\n')
+    with pytest.raises(base.TaskError, match="latin.jsonl:2: not UTF-8"):
+        files.jsonl("train", path=str(latin), **s)
+    empty = _write(tmp_path / "empty.jsonl", [])
+    with pytest.raises(base.TaskError, match="empty.jsonl.*no prompts"):
+        files.jsonl("train", path=empty, **s)
+    bad = _write(tmp_path / "bad.jsonl", ["{"])
+    with pytest.raises(base.TaskError, match="1 rows were skipped; the first"):
+        files.jsonl("train", path=bad, on_bad_row="skip", **s)
+    with pytest.raises(base.TaskError, match="nowhere.jsonl: no such file"):
+        files.jsonl("train", path=str(tmp_path / "nowhere.jsonl"), **s)
+
+
+def test_files_refuse_bad_settings(tmp_path):
+    path = _write(tmp_path / "data.jsonl", [GOOD])
+    for settings, message in (
+        ({}, "got none of prompt, prompt_template and messages"),
+        ({"prompt": "q", "messages": "m"}, "got prompt and messages of"),
+        ({"layout": "gsm9k"}, "layout: got 'gsm9k', expected one of gsm8k"),
+        ({"prompt": "q", "on_bad_row": "ignore"}, "on_bad_row: got 'ignore'"),
+        ({"prompt": "q", "answer_pattern": "("}, "does not compile"),
+        ({"prompt": "q", "answer_pattern": "x"}, "has no group"),
+    ):
+        with pytest.raises(base.TaskError, match=message):
+            files.jsonl("train", path=path, **settings)
+    (p,) = files.jsonl("train", path=path, layout="gsm8k", prompt_template="Q: {q}", answer="a")
+    assert (p.question, p.answer) == ("Q: 1+1?", "2"), "settings override the layout"
+    messages = _write(tmp_path / "m.jsonl", [{"m": [{"role": "user"}]}])
+    with pytest.raises(base.TaskError, match="m.jsonl:1: field 'm': got .* expected a list of"):
+        files.jsonl("train", path=messages, messages="m")
+
+
+def test_parquet_row_groups_and_damage(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    path = tmp_path / "data.parquet"
+    rows = [{"q": f"q{i}", "r": {"gold": str(i)}, "blob": b"\xff"} for i in range(25)]
+    pq.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=10)
+    s = dict(path=str(path), prompt="q", answer="r.gold")
+    prompts = files.parquet("train", **s)
+    assert [p.answer for p in prompts] == [str(i) for i in range(25)]
+    assert prompts[24].id == "data:25"
+    with pytest.raises(base.TaskError, match="row 1: no field 'r.silver'; it has: gold"):
+        files.parquet("train", **{**s, "answer": "r.silver"})
+    with pytest.raises(base.TaskError, match="row 1: field 'blob': .*not JSON serializable"):
+        files.parquet("train", **s, meta=("blob",))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(base.TaskError, match="data.parquet: not a whole Parquet file"):
+        files.parquet("train", **s)
+
+
+# ---- reasoning-gym
+
+
+def test_reasoning_gym_splits():
+    pytest.importorskip("reasoning_gym")
+    s = dict(task="chain_sum", config=dict(min_terms=2, max_terms=2, max_digits=1), size=200)
+    train, held_out = reasoning_gym.dataset("train", **s), reasoning_gym.dataset("eval", **s)
+    assert train == reasoning_gym.dataset("train", **s), "the same each time"
+    assert len(train) > 50 and len(held_out) > 10
+    assert not {p.question for p in train} & {p.question for p in held_out}
+    assert len({p.id for p in train + held_out}) == len(train) + len(held_out)
+    assert json.loads(json.dumps(train[0].meta)) == train[0].meta
+    first = reasoning_gym.dataset("train", task="gcd", size=5)
+    assert len(first) == 5
+    assert first != reasoning_gym.dataset("train", task="gcd", size=5, seed=1)
+
+
+def test_reasoning_gym_refuses():
+    pytest.importorskip("reasoning_gym")
+    with pytest.raises(base.TaskError, match="got task 'n_queens', expected one of base_conv"):
+        reasoning_gym.dataset("train", task="n_queens")
+    with pytest.raises(base.TaskError, match="unexpected keyword argument 'max_term'"):
+        reasoning_gym.dataset("train", task="chain_sum", config=dict(max_term=2))
+    with pytest.raises(base.TaskError, match="eval_fraction=1.0"):
+        reasoning_gym.dataset("train", task="gcd", eval_fraction=1.0)
+
+
+# ---- TFDS
+
+# TensorFlow as if it were installed; importing it raises.
+NO_TENSORFLOW = """
+import importlib.util, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tensorflow":
+            return importlib.util.spec_from_loader(name, self)
+
+    def exec_module(self, module):
+        raise RuntimeError("tensorflow was imported")
+
+    def create_module(self, spec):
+        return None
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def test_tfds_round_trip_without_tensorflow(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    pytest.importorskip("array_record")
+    out = _run(
+        NO_TENSORFLOW + "from rlpt.tasks import base, build, tfds, arithmetic\n"
+        "specs = (dict(fn='arithmetic.sums', weight=2.0, label='sums 1'),\n"
+        "         dict(fn='arithmetic.larger', verifier='choice'))\n"
+        f"build.build(specs, 'mixed', {str(tmp_path)!r})\n"
+        f"train = tfds.dataset('train', builder='mixed', data_dir={str(tmp_path)!r})\n"
+        "wanted = [p for s in specs for p in build.load(s, 'train')]\n"
+        "print(train == wanted, len(train), 'tensorflow' in sys.modules)\n"
+        "print({(p.task, p.verifier) for p in train} == "
+        "{('sums 1', ''), ('larger', 'choice')})"
+    ).splitlines()
+    assert out[-2:] == ["True 137 False", "True"]
+    answer = {"b": [1, None, 2.5], "a": "x"}
+    prompt = base.Prompt("id/1", base.chat("q\u00e9", "s"), answer, {"k": [1]}, "v", "t")
+    tfds.build({"eval": [prompt]}, "one", str(tmp_path))
+    assert tfds.dataset("eval", builder="one", data_dir=str(tmp_path)) == [prompt]
+    with pytest.raises(base.TaskError, match="has no split 'train'; it has eval"):
+        tfds.dataset("train", builder="one", data_dir=str(tmp_path))
+    with pytest.raises(base.TaskError, match="is there already"):
+        tfds.build({"eval": [prompt]}, "one", str(tmp_path))
+    with pytest.raises(base.TaskError, match="no .*two.* write it with"):
+        tfds.dataset("eval", builder="two", data_dir=str(tmp_path))
+    with pytest.raises(base.TaskError, match="got name 'My-Sums'"):
+        tfds.build({"eval": [prompt]}, "My-Sums", str(tmp_path))
+    with pytest.raises(base.TaskError, match="the id 'id/1' occurs twice"):
+        tfds.build({"eval": [prompt, prompt]}, "two", str(tmp_path))
+
+
+def test_load_checks_settings():
+    with pytest.raises(config.ConfigError, match="Did you mean 'digits'"):
+        build.load(dict(fn="arithmetic.sums", digit=1), "train")

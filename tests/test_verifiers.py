@@ -1,17 +1,21 @@
 """Verifiers, and the pool that survives them."""
 
 import fractions
+import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
 from rlpt import config
 from rlpt.tasks import base as tasks_base
-from rlpt.verifiers import base, number, pool
+from rlpt.tasks import reasoning_gym as gym_tasks
+from rlpt.verifiers import base, choice, gym, math, number, pattern, pool
 
 
 def _prompt(answer, id="p", **kw):
@@ -270,7 +274,7 @@ def _children():
 def test_pool_survives_what_verifiers_do(rogue):
     before = _children()
     good = [str(i) for i in range(20)]
-    texts = [t for pair in zip(FAULTS, good + good[:8]) for t in pair]
+    texts = [t for pair in zip(FAULTS, good + good[:8], strict=True) for t in pair]
     with pool.VerifierPool([dict(fn="rogue_verifiers:rogue")], workers=2, deadline=1.0) as p:
         start = time.monotonic()
         verdicts = p.verify([base.Trajectory(t) for t in texts], [_prompt(None)] * len(texts))
@@ -392,3 +396,325 @@ def test_check_gold():
     assert "2 references cannot be read" in message
     assert "bad (number: answer: got 'five'" in message and "worse (number" in message
     assert "good" not in message
+
+
+# ---- mathematics
+
+
+def _math(gold, answer):
+    return _judge(math.math, f"so it is \\boxed{{{answer}}}.", gold).outcome
+
+
+@pytest.mark.parametrize(
+    "gold, answer",
+    [
+        ("12", "12"),
+        ("12", "12.0"),
+        ("1234", "1,234"),
+        ("\\frac{1}{2}", "0.5"),
+        ("\\frac12", "\\dfrac{1}{2}"),
+        ("-\\frac{3}{4}", "\\frac{-3}{4}"),
+        ("$\\sqrt{2}/2$", "\\frac{1}{\\sqrt2}"),
+        ("x^2+2x+1", "(x+1)^2"),
+        ("x=5", "5"),
+        ("5", "x=5"),
+        ("5", "5\\text{ cm}"),
+        ("90^\\circ", "90"),
+        ("10\\%", "10"),
+        ("(-\\infty, 3]", "(-\\infty,3]"),
+        ("1<x<2", "(1,2)"),
+        ("1,2,3", "3,2,1"),
+        ("\\text{Tuesday}", "tuesday"),
+        ("2^{2023}", "2\\cdot 2^{2022}"),
+        ("120", "\\binom{10}{3}"),
+        ("\\pi", "3.14159265"),
+        ("12", "3\\cdot 4=12"),
+        ("12", "7+5"),
+        ("so \\boxed{3}", "3"),
+        (7, "7"),
+    ],
+)
+def test_math_accepts(gold, answer):
+    assert _math(gold, answer) == "correct"
+
+
+@pytest.mark.parametrize(
+    "gold, answer",
+    [
+        ("12", "13"),
+        ("1/3", "0.333"),
+        (str(2**100), str(2**100 + 1)),
+        ("1/2^{98}", "1/2^{99}"),  # Math-Verify alone: equal
+        ("\\{1,2^{-98}\\}", "\\{1,2^{-99}\\}"),
+        ("0.00001234", "0.000012"),
+        ("0", "10^{-30}"),
+        ("3", "4=3"),  # Math-Verify alone: equal
+        ("listen", "silent"),  # Math-Verify alone: equal, as products of letters
+        ("2x+3y=5", "x+y=1"),
+        ("y=2x+3", "y=3x+5"),
+        ("n=1,2,3", "n=2,3,4"),
+        ("3", "3,4"),
+        ("3", "3 or 4"),
+        ("(1,2)", "[1,2]"),
+        ("\\infty", "-\\infty"),
+    ],
+)
+def test_math_refuses(gold, answer):
+    assert _math(gold, answer) == "incorrect"
+
+
+RUNAWAY = [
+    "10000000!",
+    "10,000,000!",
+    "10{,}000{,}000!",
+    "((10)!)!",
+    "9^{9^{9}}",
+    "9^9^9",
+    "2^{2^{2^{2^{2}}}}",
+    "2^{9!}",
+    "(9^{9})^{(9^{9})}",
+    "((2^{999})^{999})^{999}",
+    "10^{99999}",
+    "2^{10\\cdot 10\\cdot 1000\\cdot 99}",
+    "x^{x^{x^x}}",
+    "(" * 200 + "1" + ")" * 200,
+    "\\frac{1}{" * 33 + "1" + "}" * 33,
+    "\\binom{10^8}{5\\cdot10^7}",
+    "\\sum_{k=1}^{10^{10}} k",
+    "\\int x^{x} dx",
+    "1" * 200,
+    "1+" * 300 + "1",
+]
+
+
+@pytest.mark.parametrize("answer", RUNAWAY)
+def test_math_refuses_what_runs_away(answer):
+    start = time.monotonic()
+    verdict = _judge(math.math, f"\\boxed{{{answer}}}", "5")
+    assert verdict.outcome == "unparsable" and verdict.score is None, verdict
+    assert len(verdict.detail) < 200
+    assert time.monotonic() - start < 0.5
+
+
+def test_math_reads_one_delimited_answer():
+    def outcome(text, gold="5", **kw):
+        return _judge(math.math, text, gold, **kw).outcome
+
+    assert outcome("it is 5") == "unparsable", "no delimiter, no answer"
+    assert outcome("$5$") == "unparsable"
+    assert outcome(r"\boxed{5} or \boxed{6}") == "incorrect", "the last box counts"
+    assert outcome(r"\boxed{6} or \boxed{5}") == "correct"
+    assert outcome(r"\boxed{5} or \boxed{6") == "unparsable"
+    assert outcome(r"\boxed{}") == "unparsable"
+    assert outcome(r"\boxed{\text{nan}}", r"x+1") != "correct"
+    assert outcome("<answer>$5$</answer>", extract="tag") == "correct"
+    assert outcome(r"<answer>5} \boxed{6</answer>", "x", extract="tag") == "unparsable"
+    with pytest.raises(ValueError, match="extract: got 'whole', expected boxed or tag"):
+        outcome("5", extract="whole")
+
+
+def test_math_bad_references():
+    bad = [r"\text{nan}", "", r"\frac{1}{0}", "10000000!", ["5"], None, "x" * 600, r"\frac{", "5 ?"]
+    prompts = [_prompt(answer, id=f"bad{i}") for i, answer in enumerate(bad)]
+    good = [_prompt(answer, id=f"good{i}") for i, answer in enumerate(["5", "x=2", "red", "(1,2]"])]
+    spec = dict(fn="math.math")
+    pool.check_gold(good, spec)
+    with pytest.raises(tasks_base.TaskError, match="9 references cannot be read") as e:
+        pool.check_gold(prompts + good, spec)
+    assert all(prompt.id in str(e.value) for prompt in prompts) and "good" not in str(e.value)
+
+
+def test_math_in_the_pool_among_hostile_rows():
+    with pool.VerifierPool([dict(fn="math.math", name="math")], workers=2, deadline=5.0) as p:
+        texts = [f"\\boxed{{{a}}}" for a in RUNAWAY + ["x+1"] * 20]
+        prompts = [_prompt("1+x", id=str(i)) for i in range(len(texts))]
+        verdicts = p.verify([base.Trajectory(t) for t in texts], prompts)
+    assert [v["math"].outcome for v in verdicts] == ["unparsable"] * len(RUNAWAY) + ["correct"] * 20
+
+
+# ---- the others
+
+
+@pytest.mark.parametrize(
+    "text, kw, outcome",
+    [
+        ("I think it is (B).", {}, "correct"),
+        ("The answer is B", {}, "correct"),
+        ("Answer: **B**, since A is wrong.", {}, "correct"),
+        ("B", {}, "correct"),
+        ("(A) looks right, but (B)", {}, "correct"),
+        ("(B) looks right, but (A)", {}, "incorrect"),
+        ("A good guess is hard", {}, "unparsable"),
+        ("Bananas", {}, "unparsable"),
+        ("(E)", {}, "unparsable"),
+        ("(E)", {"letters": "ABCDE"}, "incorrect"),
+        (r"\boxed{\text{B}}", {"extract": "boxed"}, "correct"),
+        (r"\boxed{(B)}", {"extract": "boxed"}, "correct"),
+        ("<answer>B. Paris</answer>", {"extract": "tag"}, "correct"),
+        ("<answer>A good one</answer>", {"extract": "tag"}, "unparsable"),
+        ("(B)", {"extract": "boxed"}, "unparsable"),
+    ],
+)
+def test_choice(text, kw, outcome):
+    assert _judge(choice.choice, text, "B", **kw).outcome == outcome
+    assert _judge(choice.choice, text, 1, **kw).outcome == outcome, "the index of B"
+
+
+def test_choice_refuses_bad_references():
+    for answer in ("E", "", "AB", 4, -1, None, True):
+        with pytest.raises(ValueError, match="expected one of ABCD or an index"):
+            _judge(choice.choice, "(A)", answer)
+
+
+def test_regex():
+    def outcome(text, answer=None, **kw):
+        return _judge(pattern.regex, text, answer, **kw).outcome
+
+    assert outcome("a cat", pattern="c.t") == "correct"
+    assert outcome("a dog", pattern="c.t") == "incorrect"
+    assert outcome("a cat", "c.t") == "correct", "the reference as the pattern"
+    named = "(?i)answer: (?P<answer>.*)"
+    assert outcome("Answer: x\nanswer: y ", "y", pattern=named) == "correct"
+    assert outcome("answer: x", "y", pattern=named) == "incorrect"
+    assert outcome("x", "y", pattern=named) == "unparsable"
+    with pytest.raises(ValueError, match=r"pattern '\(' does not compile"):
+        outcome("x", pattern="(")
+    with pytest.raises(ValueError, match="does not compile"):
+        outcome("x", None)
+
+
+def test_regex_that_explodes_costs_its_row():
+    spec = dict(fn="pattern.regex", pattern="(a+)+$")
+    with pool.VerifierPool([spec], workers=2, deadline=1.0) as p:
+        rows = [base.Trajectory("a" * 60 + "b"), *[base.Trajectory("a" * i) for i in range(1, 9)]]
+        start = time.monotonic()
+        verdicts = p.verify(rows, [_prompt(None)] * 9)
+        assert time.monotonic() - start < 3.0
+    assert [v["regex"].outcome for v in verdicts] == ["timeout"] + ["correct"] * 8
+
+
+@pytest.mark.parametrize(
+    "text, kw, score",
+    [
+        ("<think>so</think> <answer>5</answer>\n", {}, 1.0),
+        ("<think>so</think>", {}, 0.0),
+        ("<think>so</think><answer>5", {}, 0.0),
+        ("<answer>5</answer><think>so</think>", {}, 0.0),
+        ("<think>so</think><answer>5</answer><answer>6</answer>", {}, 0.0),
+        ("<think> </think><answer>5</answer>", {}, 0.0),
+        ("Well, <think>so</think><answer>5</answer>", {}, 0.0),
+        ("Well, <think>so</think><answer>5</answer>", {"strict": False}, 1.0),
+        ("<think>a<answer>5</answer></think>", {}, 0.0),
+        ("<a>1</a>", {"tags": ("a",)}, 1.0),
+    ],
+)
+def test_format(text, kw, score):
+    assert _judge(pattern.format, text, None, **kw).score == score
+
+
+def test_gym_scores():
+    pytest.importorskip("reasoning_gym")
+
+    def judge(text, prompt, **kw):
+        prompt = tasks_base.Prompt(**json.loads(json.dumps(vars(prompt))))  # as a worker gets it
+        return gym.reasoning_gym(base.Trajectory(text), prompt, **kw)
+
+    for task in gym_tasks.TASKS:
+        prompts = gym_tasks.dataset("train", task=task, size=3)
+        for prompt in prompts:
+            right = f"<answer> {prompt.answer} </answer>"
+            assert judge(right, prompt).outcome == "correct", (task, prompt)
+            for junk in ("", "junk", "nan", "nan+nanj", "-inf", "1e999", "[[", "-"):
+                verdict = judge(junk, prompt, extract="whole")
+                assert verdict.outcome in ("incorrect", "unparsable"), (task, junk, verdict)
+            if task != "time_intervals":  # which reads the number before "days"
+                hedge = f"{prompt.answer} or not"
+                assert judge(hedge, prompt, extract="whole").outcome != "correct", task
+    prompt = gym_tasks.dataset("train", task="gcd", size=1)[0]
+    hedge = f"{prompt.answer} or more"
+    shaped = judge(hedge, prompt, extract="whole", raw=True)
+    assert 0.0 < shaped.score < 1.0 and shaped.outcome == "incorrect"
+    assert judge(hedge, prompt, extract="whole").score == 0.0
+    assert judge("5", prompt).outcome == "unparsable", "no tag"
+
+
+def test_gym_runs_no_code(tmp_path):
+    pytest.importorskip("reasoning_gym")
+    path = tmp_path / "pwned"
+    attack = f"__import__('pathlib').Path({str(path)!r}).touch()"
+    for task in gym_tasks.TASKS:
+        (prompt,) = gym_tasks.dataset("train", task=task, size=1)
+        for text in (attack, f"[{attack}]", f"1 + {attack}"):
+            verdict = gym.reasoning_gym(base.Trajectory(text), prompt, extract="whole")
+            assert verdict.outcome != "correct", task
+            assert not path.exists(), f"the scorer of {task} runs the answer as code"
+    with pytest.raises(ValueError, match="'p' was not made by the task reasoning_gym.dataset"):
+        _judge(gym.reasoning_gym, "5", "5")
+
+
+TRL = """
+def brevity(completions, **kwargs):
+    return [-float(len(c)) for c in completions]
+
+def matches(prompts, completions, solution, level=None):
+    assert prompts == ["?"] * len(completions), prompts
+    return [None if s is None else float(c == s) for c, s in zip(completions, solution)]
+
+def chat(prompts, completions, **kwargs):
+    return [float(p[-1]["role"] == "user" and c[0]["content"] == "yes" and g == 3)
+            for p, c, g in zip(prompts, completions, kwargs["grade"])]
+
+def short(completions, **kwargs):
+    return [1.0]
+
+def centred(completions, **kwargs):
+    n = [len(c) for c in completions]
+    return [x - sum(n) / len(n) for x in n]
+"""
+
+
+def test_trl_functions_are_used_as_they_are(tmp_path, monkeypatch):
+    (tmp_path / "trl_rewards.py").write_text(TRL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reward = dict(fn="trl.reward")
+    specs = [
+        {**reward, "name": "brevity", "function": "trl_rewards:brevity"},
+        {**reward, "name": "matches", "function": "trl_rewards:matches",
+         "answer_column": "solution"},
+        {**reward, "name": "chat", "function": "trl_rewards:chat", "conversational": True},
+        {**reward, "name": "short", "function": "trl_rewards:short"},
+        {**reward, "name": "centred", "function": "trl_rewards:centred", "batch": 0},
+        {**reward, "name": "bounded", "function": "trl_rewards:brevity", "range": (-2.0, 0.0)},
+    ]  # fmt: skip
+    texts = ["yes", "no", "maybe"]
+    prompts = [_prompt(a, id=str(i), meta={"grade": 3}) for i, a in enumerate(["yes", None, "x"])]
+    with pool.VerifierPool(specs, workers=1) as p:
+        verdicts = p.verify([base.Trajectory(t) for t in texts], prompts)
+    by_name = {name: [v[name] for v in verdicts] for name in verdicts[0]}
+    assert [v.score for v in by_name["brevity"]] == [-3.0, -2.0, -5.0]
+    assert [v.score for v in by_name["matches"]] == [1.0, None, 0.0]
+    assert [v.outcome for v in by_name["matches"]] == ["correct", "unparsable", "incorrect"]
+    assert [v.score for v in by_name["chat"]] == [1.0, 0.0, 0.0]
+    assert [v.score for v in by_name["short"]] == [1.0, 1.0, 1.0], "judged one by one in the end"
+    assert sum(v.score for v in by_name["centred"]) == pytest.approx(0.0)
+    assert [v.outcome for v in by_name["bounded"]] == ["invalid", "incorrect", "invalid"]
+    assert "range=(low, high)" in by_name["bounded"][0].detail
+
+
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(
+    st.text(max_size=80)
+    | st.from_regex(r"(\\boxed\{[-0-9a-z+^{}()\\/!., ]{0,20}\}?|<answer>|5){1,3}")
+)
+def test_verifiers_are_total(text):
+    for verify, answer, kw in (
+        (number.number, "5", {}),
+        (number.number, "5", {"extract": "boxed"}),
+        (math.math, "word", {}),
+        (choice.choice, "A", {}),
+        (pattern.format, None, {}),
+        (pattern.regex, "5", {}),
+    ):
+        verdict = _judge(verify, text, answer, **kw)
+        again = base.validated(verdict.score, verdict.outcome, verdict.detail, 0.0, 1.0)
+        assert again == verdict, (verify, verdict)

@@ -65,10 +65,10 @@ def split_of(key: str, eval_fraction: float, seed: int = 0) -> str:
     return "eval" if hash_int(seed, key) < eval_fraction * 2**64 else "train"
 
 
-def check_split(split: str) -> None:
-    """Raises TaskError unless split is "train" or "eval"."""
-    if split not in SPLITS:
-        raise TaskError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}")
+def check_split(name: str) -> None:
+    """Raises TaskError unless the name of a split is "train" or "eval"."""
+    if name not in SPLITS:
+        raise TaskError(f"split: got {name!r}, expected one of {', '.join(SPLITS)}")
 
 
 def chat(user: str, system: str = "") -> tuple[dict[str, str], ...]:

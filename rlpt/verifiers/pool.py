@@ -172,7 +172,9 @@ class VerifierPool:
         bad = []
         for start in range(0, len(prompts), 256):
             part = prompts[start : start + 256]
-            for prompt, verdicts in zip(part, self._judge([empty] * len(part), part, gold=True)):
+            for prompt, verdicts in zip(
+                part, self._judge([empty] * len(part), part, gold=True), strict=True
+            ):
                 bad += [
                     f"{prompt.id} ({name}: {v.detail or v.outcome})"
                     for name, v in verdicts.items()

@@ -87,7 +87,9 @@ class _Verifier:
                 raise ValueError(f"{len(verdicts)} verdicts for {len(rows)} rows")
             return [self._plain(verdict) for verdict in verdicts]
         except BaseException as e:  # SystemExit, KeyboardInterrupt and MemoryError too
-            return [(None, "crash", f"{type(e).__name__}: {e}"[:500])] * len(rows)
+            if len(rows) > 1:  # one of many rows is to blame
+                return [verdict for row in rows for verdict in self.judge([row], gold)]
+            return [(None, "crash", f"{type(e).__name__}: {e}"[:500])]
 
     def _read_gold(self, prompt: tasks_base.Prompt) -> base.Verdict:
         gold = base.traits_of(self.fn).gold

@@ -1,0 +1,280 @@
+r"""Equality of mathematical answers, by Math-Verify behind guards.
+
+Only the span in the last \boxed{} (or answer tag) is read.  Plain words and
+numbers are compared exactly and without SymPy, which judges most rows.  The rest
+goes to Math-Verify, which is refused what is known to run away (towers, large
+factorials) and overruled where it is known to be wrong (values that differ only
+below its absolute rounding, nan).  SymPy can run for ever all the same: call this
+in a `VerifierPool` where the text is a model's.
+"""
+
+from __future__ import annotations
+
+import fractions
+import functools
+import logging
+import re
+import typing as tp
+
+from rlpt.tasks import base as tasks_base
+from rlpt.verifiers import base
+from rlpt.verifiers import number as number_lib
+
+MAX_LENGTH = 512  # characters of an answer
+MAX_NESTING = 32  # brackets
+MAX_DIGITS = 100  # of a literal
+MAX_EXPONENT = 10_000  # also the product of the numbers in an exponent
+MAX_COMBINATORIAL = 1000  # largest literal beside a factorial or binomial
+
+
+def _prepare(**_: tp.Any) -> None:
+    """Imports SymPy before the first deadline runs (half a second)."""
+    import math_verify  # noqa: F401
+
+
+def _gold(prompt: tasks_base.Prompt, **_: tp.Any) -> None:
+    span = _reference(prompt.answer)
+    if not _is_word(span) and _rational(span) is None and _undefined(_parse(span)):
+        raise ValueError(f"answer: Math-Verify cannot read {span!r:.80}")
+
+
+@base.traits(pure=True, gold=_gold)
+def math(
+    trajectory: base.Trajectory,
+    prompt: tasks_base.Prompt,
+    *,
+    extract: str = "boxed",
+    tag: str = "answer",
+) -> base.Verdict:
+    r"""Whether the completion's answer equals the reference as mathematics.
+
+    An unevaluated answer counts: \boxed{7+5} equals 12.  A reference of three or
+    more plain letters is a word, not a product, and compared as text.
+
+    Args:
+      extract: "boxed": what stands in the last \boxed{}, however many there are;
+        "tag": in the last <answer></answer>.
+      tag: the tag's name.
+    Returns: correct or incorrect; unparsable where there is no span, or one that the
+      guards or Math-Verify refuse.
+    Raises: ValueError for a reference that cannot be read, or a bad setting.
+    """
+    if extract not in ("boxed", "tag"):
+        raise ValueError(f"extract: got {extract!r}, expected boxed or tag")
+    reference = _reference(prompt.answer)
+    span = base.extract(trajectory.text, extract, tag)
+    if span is None:
+        return base.unparsable(f"no complete {extract} answer")
+    if len(span) > MAX_LENGTH:
+        return base.unparsable(f"an answer of {len(span)} characters, at most {MAX_LENGTH}")
+    span = _clean(span)
+    detail = f"got {span!r:.80}, expected {reference!r:.80}"
+    if span == reference:
+        return base.judged(True, detail)
+    if _is_word(reference):
+        return base.judged(span.casefold() == reference.casefold(), detail)
+    ours, theirs = _rational(span), _rational(reference)
+    if ours is not None and theirs is not None:
+        return base.judged(ours == theirs, detail)
+    if refusal := _refusal(span):
+        return base.unparsable(refusal)
+    parsed = _parse(span)
+    if _undefined(parsed):
+        return base.unparsable(f"cannot read {span!r:.80}")
+    return base.judged(_equal(_parse(reference), parsed), detail)
+
+
+def _reference(answer: tp.Any) -> str:
+    """The reference as a clean span. Raises: ValueError."""
+    if type(answer) not in (str, int, float):
+        raise ValueError(f"answer: got {answer!r:.80}, expected a string or a number")
+    text = str(answer)
+    boxed = base.last_boxed(text)
+    span = _clean(text if boxed is None else boxed)
+    if not span or span.casefold() == "nan":
+        raise ValueError(f"answer: got {answer!r:.80}, which has no value")
+    if len(span) > MAX_LENGTH:
+        raise ValueError(f"answer: got {len(span)} characters, expected at most {MAX_LENGTH}")
+    if refusal := _refusal(span):
+        raise ValueError(f"answer: got {span!r:.80}: {refusal}")
+    return span
+
+
+_SPACING = re.compile(r"\\(?:left|right)(?![a-zA-Z])|\\[!,;: ]|\\displaystyle(?![a-zA-Z])|~")
+_DEGREES = re.compile(r"\^(?:\\circ|\{\\circ\})|\\degree(?![a-zA-Z])|\u00b0")
+_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_MATH_MODE = re.compile(r"(?s)\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]")
+
+
+def _clean(span: str) -> str:
+    """Without what has no meaning: outer delimiters, spacing, a final stop, degrees, percent."""
+    span = span.strip()
+    if match := _MATH_MODE.fullmatch(span):
+        span = next(group for group in match.groups() if group is not None)
+    span = _DEGREES.sub("", _SPACING.sub(" ", span))
+    span = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", span).replace(r"\$", "")
+    span = span.strip().removesuffix(".").removesuffix(r"\%").removesuffix("%")
+    if match := _WRAPPER.fullmatch(span.strip()):
+        span = match[1]
+    return re.sub(r"\s+", " ", span).strip().removesuffix(".")
+
+
+def _is_word(span: str) -> bool:
+    return re.fullmatch(r"[A-Za-z]{3,}(?:[ '-][A-Za-z]+)*", span) is not None
+
+
+_FRACTION = re.compile(
+    r"([-+]?)\s?\\frac\s?(?:([0-9])\s?([0-9])|\{\s?(-?[0-9]+)\s?\}\s?\{\s?(-?[0-9]+)\s?\})"
+)
+
+
+def _rational(span: str) -> fractions.Fraction | None:
+    r"""The exact value of 12, -0.5, 1,234, 3/4 or \frac{3}{4}; None for anything else."""
+    if match := _FRACTION.fullmatch(span):
+        top, bottom = (int(match[a] or match[a + 2]) for a in (2, 3))
+        if bottom == 0 or len(span) > MAX_DIGITS:
+            return None
+        return fractions.Fraction(-top if match[1] == "-" else top, bottom)
+    return number_lib.to_fraction(span)
+
+
+_UNBOUNDED = re.compile(r"\\(?:sum|prod|i*int|oint|lim|Gamma)(?![a-zA-Z])|\*\*")
+_SEPARATOR = re.compile(r"(?<=[0-9])(?:\{,\}|[,\s])+(?=[0-9])")  # 10,000 or 10 000
+_COMBINATORIAL = re.compile(r"\\[dt]?binom|\\choose|!")
+
+
+def _refusal(span: str) -> str:
+    """Why a span must not reach SymPy, since its cost has no bound; "": it may."""
+    depth = deepest = 0
+    for character in span:
+        depth += (character in "{[(") - (character in "}])")
+        deepest = max(deepest, depth)
+    if deepest > MAX_NESTING:
+        return f"brackets {deepest} deep, at most {MAX_NESTING}"
+    braces = re.sub(r"\\.", "", span)
+    while braces != (braces := re.sub(r"\{[^{}]*\}", "", braces)):
+        pass
+    if "{" in braces or "}" in braces:
+        return "unbalanced braces"
+    if re.search(rf"[0-9]{{{MAX_DIGITS + 1}}}", span):
+        return f"a number of more than {MAX_DIGITS} digits"
+    span = _SEPARATOR.sub("", span)
+    literals = re.findall(r"[0-9]+", span)
+    if match := _UNBOUNDED.search(span):
+        return f"{match[0]!r} in an answer"
+    if _COMBINATORIAL.search(span):
+        large = any(int(literal) > MAX_COMBINATORIAL for literal in literals)
+        if large or "^" in span or span.count("!") > len(re.findall(r"[0-9a-zA-Z)}]!(?!!)", span)):
+            return f"a factorial or binomial of large numbers (at most {MAX_COMBINATORIAL})"
+        if re.search(r"[)}]\s*!", span):
+            return "a factorial of an expression"
+    grown = 1
+    for match in re.finditer(r"\^\s*", span):
+        exponent = _token(span, match.end())
+        size = 1
+        for literal in re.findall(r"([0-9]+)(?:\.[0-9]+)?", exponent):
+            size *= max(int(literal), 1)
+        if re.search(r"[0-9)}\]]\s*\^", exponent) or exponent.count("^") > 1:
+            return "a tower of powers"
+        if re.search(r"[)}\]]\s*$", span[: match.start()]):
+            grown *= size
+        if max(size, grown) > MAX_EXPONENT:
+            return f"an exponent above {MAX_EXPONENT}"
+    return ""
+
+
+def _token(span: str, start: int) -> str:
+    """What LaTeX takes as an argument at `start`: a braced group, or what follows unbraced."""
+    if span[start : start + 1] not in ("{", "("):
+        match = re.compile(r"-?[0-9]+(?:\^\S*)?|\\?[a-zA-Z]+(?:\^\S*)?|.?").match(span, start)
+        return match[0] if match else ""
+    depth = 0
+    for i in range(start, len(span)):
+        depth += (span[i] in "{(") - (span[i] in "})")
+        if depth == 0:
+            return span[start + 1 : i]
+    return span[start + 1 :]
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(span: str) -> tp.Any:
+    """The span as a SymPy object; None where Math-Verify cannot read it."""
+    import math_verify
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of parsing_timeout=None
+    parsed = math_verify.parse(
+        f"\\boxed{{{span}}}",  # an anchor: unanchored text is read as something else
+        extraction_config=[math_verify.LatexExtractionConfig(boxed_match_priority=0)],
+        fallback_mode="no_fallback",
+        extraction_mode="first_match",
+        parsing_timeout=None,  # its alarm would be the pool's
+    )
+    return parsed[0] if parsed else None
+
+
+def _undefined(value: tp.Any) -> bool:
+    import sympy
+
+    if value is None:
+        return True
+    return isinstance(value, sympy.Basic) and bool(value.has(sympy.nan, sympy.zoo))
+
+
+def _equal(gold: tp.Any, target: tp.Any) -> bool:
+    import math_verify
+
+    if not math_verify.verify(gold, target, timeout_seconds=None):
+        return False
+    pairs = list(zip(_parts(gold), _parts(target), strict=False))
+    chained = _sides(target)
+    return all(_close(a, b) for a, b in [*pairs, *zip(chained, chained[1:], strict=False)])
+
+
+def _sides(value: tp.Any) -> list[tp.Any]:
+    """The numbers of a chain such as 3*4 = 12, which must all be the same."""
+    import sympy
+
+    sides = [
+        side
+        for relation in getattr(value, "_unsorted_args", [value])
+        if isinstance(relation, sympy.Eq)
+        for side in relation.args
+    ]
+    return [side for side in sides if not side.free_symbols]
+
+
+def _parts(value: tp.Any) -> list[tp.Any]:
+    """The values to compare one by one, where Math-Verify has found two answers equal."""
+    import sympy
+
+    if isinstance(value, sympy.Eq):
+        return [value.rhs]
+    if isinstance(value, sympy.Interval):
+        return [value.start, value.end]
+    if isinstance(value, sympy.MatrixBase):
+        return list(value.flat())
+    if isinstance(value, sympy.FiniteSet | sympy.Tuple):
+        parts = [part.rhs if isinstance(part, sympy.Eq) else part for part in value.args]
+        return sorted(parts, key=lambda part: sympy.default_sort_key(sympy.N(part)))
+    return [value]
+
+
+def _close(gold: tp.Any, target: tp.Any) -> bool:
+    """False for two values whose relative difference Math-Verify's rounding has hidden.
+
+    Symbols get fixed values; what has no numeric value is left to Math-Verify.
+    """
+    import sympy
+
+    try:
+        values = []
+        for expr in (gold, target):
+            names = {s: sympy.Rational(7, 5 + len(s.name)) for s in expr.free_symbols}
+            values.append(sympy.N(expr.doit().subs(names), 40))
+        if not all(v.is_number and v.is_finite for v in values):
+            return True
+        rounded = any(expr.has(sympy.Float) for expr in (gold, target))
+        tolerance = sympy.Float("1e-5" if rounded else "1e-25", 40)
+        return bool(abs(values[0] - values[1]) <= tolerance * max(map(abs, values)))
+    except (TypeError, ValueError, AttributeError):
+        return True
