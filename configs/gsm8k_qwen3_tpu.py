@@ -1,10 +1,11 @@
 """Qwen3-1.7B on GSM8K on a TPU slice: a recipe with every size written out.
 
-  rlpt train --config configs/gsm8k_qwen3_tpu.py:model=/data/Qwen3-1.7B,data=/data/gsm8k \
-    --workdir gs://BUCKET/runs/gsm8k
+  rlpt train --config configs/gsm8k_qwen3_tpu.py:model=/data/Qwen3-1.7B,data=/data/gsm8k \\
+    --workdir /mnt/bucket/runs/gsm8k
 
 Needs: the model's Hugging Face directory and GSM8K's train.jsonl and test.jsonl
-(question, answer ending in "#### 42") under the data directory, on every host.
+(question, answer ending in "#### 42") under the data directory, on every host; the workdir is a mounted bucket or disk (the
+lock and the logs need a file system).
 Not run by us: no TPU was at hand.  What is tested is that it resolves, that its whole
 device chain passes eval_shape, and its runlocal arm.
 

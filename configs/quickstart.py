@@ -4,7 +4,7 @@
 
 The prompt is "7 + 5 =" under the system text "Answer with a number."; the reward is
 1 when the last number of the reply is right.  Pairs are held out unordered: no a+b
-in training when b+a is held out.  Expected on two CPU cores: 25 steps in about three
+in training when b+a is held out.  Expected on two CPU cores: 30 steps in about three
 minutes, pass@1 at temperature 1 from about 9 % to over 85 %, greedy from about 40 %
 to over 90 %.
 
@@ -18,7 +18,7 @@ import rlpt.config
 def get_config(arg: str | None = None):
     """arg: runlocal shrinks the run to the toy model and two steps."""
     c = rlpt.config.default()
-    c.steps = 25
+    c.steps = 30
     c.tasks = (dict(fn="arithmetic.sums", digits=1, weight=1.0),)
     c.verifiers = (dict(fn="number.number", name="number", weight=1.0),)
     c.rollout.prompts = 8
@@ -30,9 +30,11 @@ def get_config(arg: str | None = None):
     c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.28)),)
     c.learner.micro_blocks = 2  # groups that all agree are skipped, two at a time
     c.optim.lr = 1e-5
+    c.optim.schedule = "linear"  # a constant rate goes on shaking what is learnt
+    c.optim.end_lr_fraction = 0.1
     c.eval.every = 10
     c.eval.samples = 8
-    c.checkpoint.every = 25
+    c.checkpoint.every = 15
     if arg == "runlocal":
         c.model.source = "toy"
         c.steps = 2

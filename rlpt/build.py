@@ -50,6 +50,7 @@ def make_learner(config: tp.Any, model: ModelConfig) -> learner_lib.Learner:
     """The policy's learner as the config describes it."""
     settings = config.optim.to_dict()
     settings.pop("max_skipped")
+    settings["decay_rules"] = settings["decay_rules"] or None
     updates = config.steps * config.learner.epochs * config.learner.minibatches
     optimizer, _ = optim.make_optimizer({**settings, "total_steps": max(updates, 1)})
     rank = config.model.lora.rank
@@ -107,6 +108,9 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, learner_lib.Learner]:
 
     def run(table: Table, key: jax.Array) -> tp.Any:
         state = chain.init()
+        table["ref_logp"] = table["sampler_logp"]  # scored where a method reads it
+        if learner.old_logp_given:
+            table["old_logp"] = table["sampler_logp"]
         table, _ = chain(table, state, chain.numbers(0), key, jnp.int32(0))
         logp = table["sampler_logp"]
         given = {"logp": logp, "entropy": logp, "hidden": jnp.zeros((*logp.shape, 8))}
@@ -133,6 +137,8 @@ def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:
         "group": config.rollout.group,
         **config.rollout.options,
     }
+    if config.rollout.group_blocks > 1:  # not every rollout has groups that span blocks
+        options["group_blocks"] = config.rollout.group_blocks
     bound = config_lib.resolve("rollouts", config.rollout.fn, **options)
     return functools.partial(bound.fn, **bound.static, **bound.numbers_at(0))
 

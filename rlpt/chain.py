@@ -57,13 +57,10 @@ class Chain:
         Columns `metrics/<name>` that methods wrote are scalars for the log.
         """
         state = dict(state)
-        original = table["completion_tokens"].shape
-        slot = None
+        by_block, slot, written = table, None, {"advantages"}
         if self.group_blocks > 1:
-            groups = -(-original[0] // self.group_blocks)
-            table = columns_lib.gather_groups(table, groups, self.group_blocks)
-            slot = table.pop("_slot")
-        before = set(table)
+            groups = -(-len(table["group"]) // self.group_blocks)
+            table, slot = columns_lib.gather_groups(table, groups, self.group_blocks)
         for i, (name, method) in enumerate(self.methods):
             given: dict[str, tp.Any] = {"key": jax.random.fold_in(key, i), "step": step}
             if method.init is not None:
@@ -78,6 +75,7 @@ class Chain:
                 else {method.writes or ("advantages" if credit else "rewards"): out}
             )
             table = {**table, **_fit(method.name, new, table)}
+            written |= set(new)
         if "advantages" not in table:
             raise ConfigError(
                 "config.advantage: no method wrote 'advantages'; add e.g. dict(fn='group.grpo')"
@@ -85,13 +83,10 @@ class Chain:
         live = table["loss_mask"] & table["row_mask"][..., None]
         table["advantages"] = jnp.where(live, table["advantages"], 0.0).astype(jnp.float32)
         if slot is not None:
-            changed = {k: v for k, v in table.items() if not k.startswith("metrics/")}
-            keep = {k: v for k, v in changed.items() if k not in before or v.ndim >= 2}
-            rows = {k: v for k, v in keep.items() if not k.startswith("prompt_")}
-            table = {
-                **{k: v for k, v in table.items() if k.startswith("metrics/")},
-                **columns_lib.scatter_groups(rows, slot, self.group_blocks, original[1]),
-            }
+            scalars = {k: table[k] for k in written if k.startswith("metrics/")}
+            rows = {k: table[k] for k in written - set(scalars)}
+            back = columns_lib.scatter_groups(rows, slot, self.group_blocks)
+            table = {**by_block, **scalars, **back}
         return table, state
 
 

@@ -65,7 +65,7 @@ def _explain(e: BaseException, argv: list[str]) -> str:
         for part in arg[len("--config.") :].partition("=")[0].split("."):
             if part not in level and len(level):
                 return f"{at} has no key {part!r} ({arg}).{config_lib.suggest(part, level.keys())}"
-            level, at = level[part] if part in level else {}, f"{at}.{part}"
+            level, at = level.get(part, {}), f"{at}.{part}"
             if not hasattr(level, "keys"):
                 break
     return str(e).strip("'\"")
@@ -180,10 +180,11 @@ def _export(argv: list[str]) -> None:
     if not policy.is_workdir(values.workdir):
         raise SystemExit(f"rlpt export: {values.workdir} holds no checkpoints/")
     loaded = policy.load_policy(values.workdir, values.step)
+    params = jax.device_get(loaded.params)
+    info = {"run_id": pathlib.Path(values.workdir).name, "source": loaded.source}
     hf.save_hf(
-        values.out, loaded.config, jax.device_get(loaded.params), loaded.tokenizer,
-        dtype=values.dtype, run_info={"run_id": pathlib.Path(values.workdir).name, "source": loaded.source},
-    )  # fmt: skip
+        values.out, loaded.config, params, loaded.tokenizer, dtype=values.dtype, run_info=info
+    )
     print(f"wrote {values.out} from {loaded.source}")
 
 

@@ -92,7 +92,7 @@ def check(table: Table, values: bool = True) -> None:
     if "loss_mask" in table and (np.asarray(table["loss_mask"]) & ~mask).any():
         fail("loss_mask", "True where completion_mask is False", "a subset of completion_mask")
     rows: tp.Any = np.asarray(table.get("row_mask", np.ones(mask.shape[:2], bool)))
-    if (rows & ~np.asarray(table["prompt_mask"]).any(-1)[:, None]).any():
+    if (rows & ~pmask.any(-1)[:, None]).any():
         fail("row_mask", "True in a block with an empty prompt", "False there")
     for name in ("rewards", "temperature"):
         if name in table and not np.isfinite(np.asarray(table[name])[rows]).all():
@@ -104,55 +104,47 @@ def check(table: Table, values: bool = True) -> None:
                 fail(name, "NaN or inf at a trained token", "finite numbers")
 
 
-def gather_groups(table: Table, num_groups: int, blocks: int) -> Table:
+def gather_groups(table: Table, num_groups: int, blocks: int) -> tuple[Table, tp.Any]:
     """Lays all rows of a group side by side, so that a group statistic is axis=1.
 
     Args:
-      table: must have `group` [P]; block-level [P] and [P,L] columns are taken
-        from the group's first block, row columns [P,G,...] become
-        [num_groups, blocks*G, ...]; absent blocks have row_mask False.
-      num_groups: static number of groups; blocks: static blocks a group at most.
-    Returns: the gathered table plus `_slot` [P], where each block went.
+      table: must have `group` [P] and `row_mask` [P,G].
+      num_groups, blocks: static; blocks of groups >= num_groups, and those of a group
+        behind its first `blocks`, are left out like empty ones (group -1).
+    Returns: the gathered table and slot [P] int32, where each block went.  Row columns
+      [P,G,...] become [num_groups, blocks*G, ...], with row_mask False where a group has
+      fewer blocks; block columns ([P], prompt_*) are those of the group's first block.
     """
     import jax.numpy as jnp
 
     group = table["group"]
-    order = jnp.argsort(jnp.where(group < 0, num_groups, group), stable=True)
-    sorted_group = group[order]
-    first = jnp.searchsorted(sorted_group, sorted_group, side="left")
-    first = first - jnp.sum(group < 0) * 0
-    rank_sorted = jnp.arange(group.shape[0]) - jnp.searchsorted(
-        jnp.where(sorted_group < 0, num_groups, sorted_group),
-        jnp.where(sorted_group < 0, num_groups, sorted_group),
-        side="left",
-    )
-    rank = jnp.zeros_like(group).at[order].set(rank_sorted)
-    valid = (group >= 0) & (group < num_groups) & (rank < blocks)
-    slot = jnp.where(valid, group * blocks + rank, num_groups * blocks)
-    g = table["row_mask"].shape[1] if "row_mask" in table else table["rewards"].shape[1]
+    p, g = table["row_mask"].shape
+    earlier = jnp.tril(group[:, None] == group[None, :], k=-1)
+    rank = jnp.sum(earlier, axis=1)  # blocks of the same group before this one
+    fits = (group >= 0) & (group < num_groups) & (rank < blocks)
+    slot = jnp.where(fits, group * blocks + rank, num_groups * blocks)  # the last: nowhere
     out: Table = {}
     for name, column in table.items():
         tail = column.shape[1:]
         placed = jnp.zeros((num_groups * blocks + 1, *tail), column.dtype).at[slot].set(column)
         placed = placed[:-1].reshape(num_groups, blocks, *tail)
-        row_level = column.ndim >= 2 and tail[0] == g and not name.startswith("prompt_")
-        out[name] = placed.reshape(num_groups, blocks * g, *tail[1:]) if row_level else placed[:, 0]
-    live = jnp.zeros((num_groups * blocks + 1,), bool).at[slot].set(valid)[:-1]
-    live = jnp.repeat(live.reshape(num_groups, blocks), g, axis=1)
-    out["row_mask"] = out["row_mask"] & live if "row_mask" in out else live
-    out["_slot"] = slot
-    return out
+        rows = tail[:1] == (g,) and not name.startswith("prompt_")
+        out[name] = placed.reshape(num_groups, blocks * g, *tail[1:]) if rows else placed[:, 0]
+    return out, slot
 
 
-def scatter_groups(columns: Table, slot: tp.Any, blocks: int, g: int) -> Table:
-    """Undoes `gather_groups` for row columns [num_groups, blocks*G, ...] -> [P,G,...]."""
+def scatter_groups(columns: Table, slot: tp.Any, blocks: int) -> Table:
+    """Undoes `gather_groups` for row columns: [num_groups, blocks*G, ...] to [P,G,...].
+
+    Args: slot [P] int32, of `gather_groups`; blocks that were left out get zeros.
+    """
     import jax.numpy as jnp
 
     out: Table = {}
     for name, column in columns.items():
-        flat = column.reshape(column.shape[0] * blocks, g, *column.shape[2:])
-        flat = jnp.concatenate([flat, jnp.zeros_like(flat[:1])])
-        out[name] = flat[jnp.minimum(slot, flat.shape[0] - 1)]
+        groups, rows, *tail = column.shape
+        flat = column.reshape(groups * blocks, rows // blocks, *tail)
+        out[name] = jnp.concatenate([flat, jnp.zeros_like(flat[:1])])[slot]
     return out
 
 

@@ -327,19 +327,24 @@ def default() -> tp.Any:
         schedule="constant",
         warmup_steps=0,
         end_lr_fraction=0.0,
-        b1=0.9,
-        b2=0.999,
-        eps=1e-8,
+        b1=ml_collections.config_dict.placeholder(float),  # None: optax's default
+        b2=ml_collections.config_dict.placeholder(float),
+        eps=ml_collections.config_dict.placeholder(float),
+        mu_dtype=ml_collections.config_dict.placeholder(str),  # bfloat16 halves the first moment
         weight_decay=0.0,
+        decay_rules=(),  # ((regex, multiplier), ...); (): none for norms, biases, 1-D leaves
         max_grad_norm=1.0,
         max_skipped=5,  # stop after so many updates in a row whose gradient was not finite
     )
     c.eval = dict(every=0, prompts=0, samples=8, temperature=1.0, blocks=0)
-    c.checkpoint = dict(every=50, keep=3, allow=())
+    # allow: names of the identity (config, model, tokenizer, versions) that may have changed
+    c.checkpoint = dict(every=50, keep=3, keep_best=1, best="eval/pass@1", allow=())
     c.log = dict(rollouts_every=1, tensorboard=True, wandb=False, console=True)
     c.export = True
     c.debug = False  # check every table's columns
-    return c.lock()
+    c.lock()
+    c.rollout.options.unlock()
+    return c
 
 
 def differences(config: tp.Any, base: tp.Any) -> dict[str, tuple[tp.Any, tp.Any]]:

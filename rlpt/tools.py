@@ -297,6 +297,32 @@ class Tools:
                     table[f"verdict/{name}"][i, j] = counts_as
         return Batch(table, text)
 
+    @staticmethod
+    def to_rows(batch: Batch) -> list[dict[str, tp.Any]]:
+        """The rows of a verified batch as JSON, such as `from_rows` takes; empty blocks too."""
+        table, text = batch.table, batch.text
+        out = []
+        for i, j in np.ndindex(*table["row_mask"].shape):
+            prompt, verdicts = text.prompts[i], text.verdicts[i][j]
+            n = int(table["completion_mask"][i, j].sum())
+            row = {
+                "block": i,
+                "sample": j,
+                "id": prompt.id if prompt else "",
+                "answer": prompt.answer if prompt else "",
+                "prompt_id": int(table["prompt_id"][i]),
+                "prompt": text.prompt_text[i],
+                "prompt_tokens": table["prompt_tokens"][i][table["prompt_mask"][i]].tolist(),
+                "completion": text.completions[i][j],
+                "tokens": table["completion_tokens"][i, j, :n].tolist(),
+                "verdicts": {k: v.score for k, v in verdicts.items()},
+                "outcomes": {k: v.outcome for k, v in verdicts.items()},
+            }
+            row |= {k: table[k][i, j, :n].tolist() for k in ("loss_mask", "sampler_logp")}
+            row |= {k: table[k][i, j].item() for k in ("row_mask", "truncated", "temperature")}
+            out.append(row)
+        return out
+
     def _counts_as(self, outcome: str, score: float | None) -> float | None:
         """The score, or what its absence counts as by config.missing; None: masked."""
         if score is not None:

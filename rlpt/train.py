@@ -15,8 +15,11 @@ import os
 import pathlib
 import shutil
 import signal
+import sys
+import tempfile
 import threading
 import time
+import types
 import typing as tp
 
 import jax
@@ -83,11 +86,12 @@ class Interrupt:
             signal.signal(s, old)
 
 
-def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
+def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Result:
     """Trains as `config` says, in `workdir`; resumes where that directory holds a checkpoint.
 
     Args:
-      config: from `rlpt.config.default()`, changed.  workdir: made if it is not there.
+      config: from `rlpt.config.default()`, changed.
+      workdir: made if it is not there; None: a new temporary directory.
     Returns: Result; the directory holds metrics.jsonl, rollouts.jsonl, summary.json,
       learning_curve.png, checkpoints/ and, with config.export, export/.
     Raises: ConfigError before anything is loaded for settings that cannot work;
@@ -95,6 +99,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
     """
     t0 = time.time()
     chain, _ = build.check(config)
+    workdir = tempfile.mkdtemp(prefix="rlpt-") if workdir is None else workdir
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
         pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rlpt" / "jax"
     )
@@ -163,7 +168,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
 
         # ---- resume
         checkpointer = Checkpointer(
-            work.checkpoints, keep=config.checkpoint.keep, identity=build.identity(config, loaded)
+            work.checkpoints, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best,
+            best_metric=config.checkpoint.best, identity=build.identity(config, loaded),
         )  # fmt: skip
         step, saved_at = 0, -1
         host: dict[str, tp.Any] = {"eval_before": None, "seconds": 0.0, "skipped_in_a_row": 0}
@@ -220,6 +226,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
                 step,
                 {"learner": state, "transforms": transforms},
                 {**host, "stream": stream.get_state(), "rollout": rollout_state},
+                metrics={k: v for k, v in row.items() if k.startswith("eval/")},
             )
 
         with (
@@ -231,12 +238,13 @@ def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
             metrics_lib.RolloutLog(work.path, resume_step=step if saved else None) as rollouts,
         ):  # fmt: skip
             started = time.time()
-            before = host["seconds"]
+            seconds_before = host["seconds"]
             if host["eval_before"] is None and held_out:
                 first = evaluate("before")
                 host["eval_before"] = first
                 metrics.write(0, records.eval_metrics(first))
             latest = host["eval_before"]
+            row: dict[str, float] = {}
 
             # ---- the loop
             while step < config.steps and not interrupt.signal:
@@ -303,7 +311,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str]) -> Result:
                     rollouts.write(step, records.rollout_rows(batch, table))
                 metrics.write(step, row)
                 metrics.live(step, row | (records.eval_metrics(latest) if latest else {}))
-                host["seconds"] = before + time.time() - started
+                host["seconds"] = seconds_before + time.time() - started
 
                 # ---- checkpoint
                 if host["skipped_in_a_row"] > config.optim.max_skipped:
@@ -392,3 +400,13 @@ def _score(learner: learner_lib.Learner, params: tp.Any, table: Table) -> jax.Ar
         learner.model, params, columns, dtype=learner.dtype, chunk=learner.logits_chunk
     )
     return out["logp"]
+
+
+class _Callable(types.ModuleType):
+    """Lets `rlpt.train(config)` be what a notebook calls, beside `rlpt.train.train`."""
+
+    def __call__(self, config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Result:
+        return train(config, workdir)
+
+
+sys.modules[__name__].__class__ = _Callable

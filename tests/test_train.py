@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from rlpt import config as config_lib
 from rlpt import build
+from rlpt import config as config_lib
 from rlpt import train as train_lib
 from rlpt.config import ConfigError
 

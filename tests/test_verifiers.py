@@ -337,6 +337,34 @@ def test_workers_get_no_secrets(rogue, monkeypatch):
         assert b"a1b2c3d4" not in environ
 
 
+def test_workers_end_with_their_parent(rogue):
+    code = (
+        "from rlpt.verifiers import base, pool\n"
+        "from rlpt.tasks.base import Prompt\n"
+        "p = pool.VerifierPool([dict(fn='rogue_verifiers:rogue')], workers=2, deadline=1.0)\n"
+        "print(*[w.process.pid for w in p._workers], flush=True)\n"
+        "p.verify([base.Trajectory('hang')], [Prompt('p', ())])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+    ) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        time.sleep(0.3)
+        parent.kill()
+    end = time.monotonic() + 10.0
+    while alive := [pid for pid in pids if _runs(pid)]:
+        assert time.monotonic() < end, f"{alive} outlived their parent"
+        time.sleep(0.05)
+
+
+def _runs(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_many_rows_at_once(rogue):
     path = rogue / "batches"
     spec = dict(fn="rogue_verifiers:lengths", batches_to=str(path), batch=4)
@@ -418,6 +446,8 @@ def _math(gold, answer):
         ("x^2+2x+1", "(x+1)^2"),
         ("x=5", "5"),
         ("5", "x=5"),
+        ("y=2x+3", "2x+3=y"),
+        ("\\{1,2\\}", "\\{2,1\\}"),
         ("5", "5\\text{ cm}"),
         ("90^\\circ", "90"),
         ("10\\%", "10"),
@@ -456,6 +486,7 @@ def test_math_accepts(gold, answer):
         ("3", "3,4"),
         ("3", "3 or 4"),
         ("(1,2)", "[1,2]"),
+        ("\\log_2 3", "1/2^{98}"),  # SymPy alone: seconds
         ("\\infty", "-\\infty"),
     ],
 )

@@ -223,11 +223,22 @@ def _undefined(value: tp.Any) -> bool:
 def _equal(gold: tp.Any, target: tp.Any) -> bool:
     import math_verify
 
-    if not math_verify.verify(gold, target, timeout_seconds=None):
+    pairs = _pairs(gold, target)
+    sides = _sides(target)
+    # First the numbers, which is quick; SymPy can take seconds over a wrong answer.
+    if not all(_close(a, b) for a, b in [*pairs, *zip(sides, sides[1:], strict=False)]):
         return False
-    pairs = list(zip(_parts(gold), _parts(target), strict=False))
-    chained = _sides(target)
-    return all(_close(a, b) for a, b in [*pairs, *zip(chained, chained[1:], strict=False)])
+    return math_verify.verify(gold, target, timeout_seconds=None)
+
+
+def _pairs(gold: tp.Any, target: tp.Any) -> list[tuple[tp.Any, tp.Any]]:
+    """Values that are the same if two answers are, as far as that can be said."""
+    import sympy
+
+    if isinstance(gold, sympy.Eq) and isinstance(target, sympy.Eq) and gold.lhs != target.lhs:
+        return []
+    ours, theirs = _parts(gold), _parts(target)
+    return list(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else []
 
 
 def _sides(value: tp.Any) -> list[tp.Any]:
@@ -244,7 +255,7 @@ def _sides(value: tp.Any) -> list[tp.Any]:
 
 
 def _parts(value: tp.Any) -> list[tp.Any]:
-    """The values to compare one by one, where Math-Verify has found two answers equal."""
+    """The values that an answer consists of; those of a set are sorted."""
     import sympy
 
     if isinstance(value, sympy.Eq):
@@ -260,7 +271,7 @@ def _parts(value: tp.Any) -> list[tp.Any]:
 
 
 def _close(gold: tp.Any, target: tp.Any) -> bool:
-    """False for two values whose relative difference Math-Verify's rounding has hidden.
+    """False for two values that differ, also where Math-Verify's absolute rounding hides it.
 
     Symbols get fixed values; what has no numeric value is left to Math-Verify.
     """

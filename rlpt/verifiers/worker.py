@@ -111,9 +111,13 @@ class _Verifier:
 
 def _limit(memory_mb: int) -> None:
     for what, size in ((resource.RLIMIT_AS, memory_mb << 20), (resource.RLIMIT_CORE, 0)):
-        hard = resource.getrlimit(what)[1]
-        size = size if hard == resource.RLIM_INFINITY else min(size, hard)
+        size = _capped(size, what)
         resource.setrlimit(what, (size, size))
+
+
+def _capped(limit: int, what: int) -> int:
+    hard = resource.getrlimit(what)[1]
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
 
 def _alarm(deadline: float | None) -> None:
@@ -123,7 +127,7 @@ def _alarm(deadline: float | None) -> None:
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     usage = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(usage.ru_utime + usage.ru_stime + deadline) + 2 if deadline else hard
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
+    resource.setrlimit(resource.RLIMIT_CPU, (_capped(seconds, resource.RLIMIT_CPU), hard))
 
 
 if __name__ == "__main__":

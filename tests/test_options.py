@@ -1,0 +1,187 @@
+"""Options of the trainer: each has a test that fails when it is ignored."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import rlpt
+from rlpt import config as config_lib
+from tests.test_train import lines, params_of, same, toy
+
+
+def train(tmp_path, name="run", **changes):
+    changes = {"export": False, "log__tensorboard": False, "steps": 2, **changes}
+    return rlpt.train(toy(**changes), tmp_path / name)
+
+
+def steps(tmp_path, name="run"):
+    return [m for m in lines(tmp_path / name / "metrics.jsonl") if "loss/total" in m]
+
+
+def test_python_api_without_a_workdir():
+    result = rlpt.train(toy(steps=1, export=False))
+    assert result.summary["steps"] == 1 and (result.workdir / "metrics.jsonl").exists()
+
+
+def test_mixture_weights_labels_verifiers_and_evaluation(tmp_path):
+    result = train(
+        tmp_path,
+        steps=8,
+        rollout__prompts=8,
+        tasks=(
+            dict(fn="arithmetic.sums", weight=3.0, label="add", verifier="digit"),
+            dict(fn="arithmetic.products", weight=1.0, label="times", verifier="all"),
+        ),
+        verifiers=(
+            dict(fn="tests.toy:starts_with_digit", name="digit"),
+            dict(fn="tests.toy:always", name="all"),
+        ),
+    )
+    after = result.summary["eval_after"]
+    assert after["tasks"]["times"]["pass@1"] == 1.0 and after["tasks"]["add"]["pass@1"] < 1
+    rows = lines(tmp_path / "run" / "rollouts.jsonl")
+    adds = [r for r in rows if r["id"].startswith("sums")]
+    assert 0.55 < len(adds) / len(rows) < 0.92  # 3 of 4 expected, 64 draws
+    assert all(set(r["verdicts"]) == {"digit"} for r in adds)
+    times = [r for r in rows if r not in adds]
+    assert all(r["reward"] == 1.0 and r["row_mask"] for r in times)
+    last = [m for m in lines(tmp_path / "run" / "metrics.jsonl") if "eval/times/pass@1" in m]
+    assert last
+
+
+def test_prompts_that_ask_for_an_unknown_verifier(tmp_path):
+    with pytest.raises(ValueError, match="ask for the verifier 'maths'; config.verifiers has"):
+        train(tmp_path, tasks=(dict(fn="arithmetic.sums", verifier="maths"),))
+
+
+def test_curriculum_passes_over_what_always_succeeds(tmp_path):
+    kw = dict(
+        steps=12,
+        rollout__prompts=8,
+        tasks=(
+            dict(fn="arithmetic.sums", high=2, label="add", verifier="digit"),
+            dict(fn="arithmetic.products", high=2, label="times", verifier="all"),
+        ),
+        verifiers=(
+            dict(fn="tests.toy:starts_with_digit", name="digit"),
+            dict(fn="tests.toy:always", name="all"),
+        ),
+        optim__lr=1e-6,
+    )
+    train(tmp_path, "plain", **kw)
+    train(tmp_path, "curriculum", **kw, curriculum__enabled=True)
+    share = {}
+    for name in ("plain", "curriculum"):
+        ids = [r["id"] for r in lines(tmp_path / name / "rollouts.jsonl") if r["step"] > 8]
+        share[name] = np.mean([i.startswith("products") for i in ids])
+    assert share["curriculum"] < share["plain"] - 0.1
+
+
+def test_missing_verdicts_are_masked_or_count(tmp_path):
+    verifiers = (dict(fn="number.number", name="number"),)  # most toy replies hold no number
+    train(tmp_path, "zero", verifiers=verifiers)
+    masked = config_lib.default().missing.to_dict() | {"unparsable": "mask"}
+    train(tmp_path, "mask", verifiers=verifiers, missing=masked)
+    zero, mask = steps(tmp_path, "zero")[0], steps(tmp_path, "mask")[0]
+    assert zero["rollout/masked_rows"] == 0
+    assert mask["rollout/masked_rows"] == zero["verify/number/unparsable"] > 0
+
+
+def test_trl_reward_function_as_it_is(tmp_path):
+    train(tmp_path, verifiers=(dict(fn="trl.reward", function="tests.toy:trl_length", name="len"),))
+    for r in lines(tmp_path / "run" / "rollouts.jsonl"):
+        want = min(len(r["completion"]), 8) / 8
+        assert r["reward"] == pytest.approx(want) or (not r["completion"] and not r["row_mask"])
+
+
+def test_replay_gives_the_recorded_update(tmp_path):
+    train(tmp_path, "first", steps=3)
+    options = dict(path=str(tmp_path / "first" / "rollouts.jsonl"))
+    c = toy(export=False, steps=3, rollout__fn="replay.recorded")
+    c.rollout.options.update(options)
+    rlpt.train(c, tmp_path / "again")
+    for x, y in zip(
+        jax.tree.leaves(params_of(tmp_path / "first")),
+        jax.tree.leaves(params_of(tmp_path / "again")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(x, y)
+    c = toy(export=False, steps=9, rollout__fn="replay.recorded")
+    c.rollout.options.update(options)
+    with pytest.raises(ValueError, match="has no step 4; it has steps 1 to 3"):
+        rlpt.train(c, tmp_path / "more")
+
+
+def test_seed_decides_the_run(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tmp_path, name, seed=seed)
+    assert same(params_of(tmp_path / "a"), params_of(tmp_path / "b"))
+    assert not same(params_of(tmp_path / "a"), params_of(tmp_path / "c"))
+
+
+def test_rollout_log_interval_and_eval_settings(tmp_path):
+    result = train(tmp_path, steps=4, log__rollouts_every=3, eval__prompts=3, eval__samples=2)
+    assert {r["step"] for r in lines(tmp_path / "run" / "rollouts.jsonl")} == {1, 4}
+    assert result.summary["eval_after"]["prompts"] == 3
+    assert set(result.summary["eval_after"]) >= {"pass@1", "pass@2"}
+    assert "pass@4" not in result.summary["eval_after"]
+
+
+def test_bf16_rollout_weights_open_a_gap_that_is_logged(tmp_path):
+    train(tmp_path, "f32")
+    train(tmp_path, "bf16", sampling__dtype="bfloat16")
+    assert steps(tmp_path, "f32")[0]["policy/sampler_gap"] < 1e-5
+    assert steps(tmp_path, "bf16")[0]["policy/sampler_gap"] > 1e-4
+
+
+def test_sampling_law_reaches_the_rollout(tmp_path):
+    train(tmp_path, "p", sampling__top_k=1)
+    rows = lines(tmp_path / "p" / "rollouts.jsonl")
+    assert all(lp == 0 for r in rows for lp in r["sampler_logp"])
+    train(tmp_path, "t", sampling__temperature=2.0)
+    assert {r["temperature"] for r in lines(tmp_path / "t" / "rollouts.jsonl")} == {2.0}
+
+
+def test_optimizer_settings_reach_the_update(tmp_path):
+    train(tmp_path, "plain")
+    changes = {
+        "clip": dict(optim__max_grad_norm=1e-4, optim__eps=1e-3),
+        "decay": dict(optim__weight_decay=0.5),
+        "warmup": dict(optim__warmup_steps=10),
+        "linear": dict(optim__schedule="linear"),
+        "lion": dict(optim__name="lion"),
+        "sgd": dict(optim__name="sgd"),
+        "moments": dict(optim__mu_dtype="bfloat16"),
+        "betas": dict(optim__b1=0.5),
+    }
+    for name, kw in changes.items():
+        train(tmp_path, name, **kw)
+        assert not same(params_of(tmp_path / "plain"), params_of(tmp_path / name)), name
+
+
+def test_checkpoints_are_kept_as_asked(tmp_path):
+    train(tmp_path, steps=6, checkpoint__every=1, checkpoint__keep=2)
+    kept = sorted(
+        int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()
+    )
+    assert kept == [5, 6]
+
+
+def test_gradient_that_is_never_finite_stops_the_run(tmp_path):
+    c = toy(steps=20, export=False, advantage=(dict(fn="tests.toy:greedy_advantage", scale=3e38),))
+    c.verifiers = (dict(fn="tests.toy:always", name="all"),)
+    c.optim.max_skipped = 2
+    with pytest.raises(FloatingPointError, match="not finite in 3 updates in a row"):
+        rlpt.train(c, tmp_path / "run")
+    skipped = [m["policy/skipped"] for m in steps(tmp_path)]
+    assert skipped == [1.0, 1.0, 1.0]
+    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+def test_summary_names_the_run(tmp_path):
+    train(tmp_path)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert {"config", "tokenizer", "model"} == set(summary["identity"])
+    assert summary["seconds"]["all"] >= summary["seconds"]["train_and_eval"] > 0
