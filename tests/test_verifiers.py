@@ -488,6 +488,7 @@ def test_math_accepts(gold, answer):
         ("(1,2)", "[1,2]"),
         ("\\log_2 3", "1/2^{98}"),  # SymPy alone: seconds
         ("\\infty", "-\\infty"),
+        ("2,500", "2,5\\infty00"),
     ],
 )
 def test_math_refuses(gold, answer):

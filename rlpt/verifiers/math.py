@@ -237,7 +237,10 @@ def _pairs(gold: tp.Any, target: tp.Any) -> list[tuple[tp.Any, tp.Any]]:
 
     if isinstance(gold, sympy.Eq) and isinstance(target, sympy.Eq) and gold.lhs != target.lhs:
         return []
-    ours, theirs = _parts(gold), _parts(target)
+    try:
+        ours, theirs = _parts(gold), _parts(target)
+    except TypeError:  # elements without an order, such as oo - oo
+        return []
     return list(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else []
 
 
