@@ -264,11 +264,18 @@ FAULTS = {
 }
 
 
+def _processes():
+    """(pid, parent's pid, command line) of every process, zombies too."""
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+            yield int(path.name), int(parent), (path / "cmdline").read_bytes()
+        except OSError:  # it has just ended
+            continue
+
+
 def _children():
-    """Process ids of this process's children, zombies too."""
-    listing = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(os.getpid())],
-                             capture_output=True, text=True, check=True)  # fmt: skip
-    return [line for line in listing.stdout.splitlines() if not line.strip().endswith(" ps")]
+    return {pid for pid, parent, _ in _processes() if parent == os.getpid()}
 
 
 def test_pool_survives_what_verifiers_do(rogue):
@@ -288,8 +295,8 @@ def test_pool_survives_what_verifiers_do(rogue):
         again = p.verify([base.Trajectory(t) for t in good], [_prompt(None)] * 20)
         assert all(v["rogue"].outcome == "correct" for v in again), "the pool is whole again"
     assert _children() == before, "no zombies, no workers left"
-    asleep = subprocess.run(["pgrep", "-f", "^sleep 987$"], capture_output=True, text=True)
-    assert asleep.stdout == "", "a verifier's child outlived it"
+    asleep = [pid for pid, _, command in _processes() if command == b"sleep\0987\0"]
+    assert not asleep, "a verifier's child outlived it"
 
 
 def test_pool_keeps_the_batch_deadline(rogue):
