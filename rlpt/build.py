@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -23,6 +22,7 @@ from rlpt.columns import Table
 from rlpt.config import ConfigError
 from rlpt.models.load import Loaded
 from rlpt.models.transformer import ModelConfig
+from rlpt.tasks import build as tasks_build
 from rlpt.tasks.base import Prompt
 from rlpt.tasks.stream import Source
 
@@ -97,7 +97,8 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, learner_lib.Learner]:
     """
     config_lib.validate(config)
     for spec in config.tasks:
-        config_lib.entry("tasks", _task_settings(spec)[1])
+        own = {k: v for k, v in dict(spec).items() if k not in ("weight", "label", "verifier")}
+        config_lib.entry("tasks", own)
     for spec in config.verifiers:
         config_lib.entry(
             "verifiers", {k: v for k, v in dict(spec).items() if k not in ("name", "weight")}
@@ -147,19 +148,12 @@ def load_tasks(config: tp.Any) -> tuple[list[Source], list[Prompt]]:
     """Training sources and held-out prompts of config.tasks."""
     sources: list[Source] = []
     held_out: list[Prompt] = []
-    for spec in config.tasks:
-        own, spec = _task_settings(spec)
-        bound = config_lib.entry("tasks", spec)
-        settings = {**bound.static, **bound.numbers_at(0)}
-
-        def prompts(
-            split: str, name: str = own["label"], verifier: str = own["verifier"]
-        ) -> list[Prompt]:
-            changes = {"task": name} | ({"verifier": verifier} if verifier else {})
-            return [dataclasses.replace(p, **changes) for p in bound.fn(split, **settings)]  # noqa: B023
-
-        sources.append(Source(own["label"], prompts("train"), own["weight"]))
-        judged = prompts("eval")
+    for given in config.tasks:
+        spec = dict(given)
+        spec["label"] = spec.get("label") or spec["fn"]
+        weight = float(spec.get("weight", 1.0))
+        sources.append(Source(spec["label"], tasks_build.load(spec, "train"), weight))
+        judged = tasks_build.load(spec, "eval")
         held_out += judged[: config.eval.prompts] if config.eval.prompts else judged
     for name in {p.verifier for s in sources for p in s.prompts} - {""}:
         known = [v["name"] for v in config.verifiers]
@@ -168,17 +162,6 @@ def load_tasks(config: tp.Any) -> tuple[list[Source], list[Prompt]]:
                 f"tasks: prompts ask for the verifier {name!r}; config.verifiers has {known}"
             )
     return sources, held_out
-
-
-def _task_settings(spec: tp.Any) -> tuple[dict[str, tp.Any], dict[str, tp.Any]]:
-    """What the trainer reads of a task's entry (weight, label, verifier), and the rest."""
-    spec = dict(spec)
-    own = {
-        "weight": float(spec.pop("weight", 1.0)),
-        "label": spec.pop("label", str(spec.get("fn", ""))),
-        "verifier": spec.pop("verifier", ""),
-    }
-    return own, spec
 
 
 def identity(config: tp.Any, loaded: Loaded) -> dict[str, str]:

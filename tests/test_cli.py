@@ -11,17 +11,33 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 TOY = "configs/quickstart.py:runlocal"
 
-# Raises as soon as anything imports torch or tensorflow, whether it is installed or not.
+# Finds torch and tensorflow where they are installed, and raises when one is imported.
 GUARD = """
-import sys
+import importlib.machinery, sys
+class Refuse:
+    def create_module(self, spec):
+        raise AssertionError(f"{spec.name} was imported")
+    def exec_module(self, module):
+        pass
 class Guard:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "tensorflow"):
-            raise AssertionError(f"{name} was imported")
+        if name not in ("torch", "tensorflow"):
+            return None
+        found = importlib.machinery.PathFinder.find_spec(name, path)
+        return found and importlib.machinery.ModuleSpec(name, Refuse(), origin=found.origin)
 sys.meta_path.insert(0, Guard())
 from rlpt.cli import main
 main(sys.argv[1:])
 """
+
+
+def test_the_guard_works():
+    pytest.importorskip("torch")
+    done = subprocess.run(
+        [sys.executable, "-c", GUARD.replace("from rlpt.cli import main", "import torch")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "AssertionError: torch was imported" in done.stderr
 
 
 def rlpt(*args, code=0, guard=True, timeout=280):
@@ -84,7 +100,7 @@ def test_data_build_and_train_on_it(tmp_path):
         "import quickstart\n"
         "def get_config():\n"
         "    c = quickstart.get_config('runlocal')\n"
-        f"    data = dict(name='tiny_sums', data_dir={str(tmp_path / 'd')!r})\n"
+        f"    data = dict(builder='tiny_sums', data_dir={str(tmp_path / 'd')!r})\n"
         "    c.tasks = (dict(fn='tfds.dataset', **data),)\n"
         "    return c\n"
     )
