@@ -25,6 +25,7 @@ from rlpt.verifiers.base import Trajectory, Verdict
 
 ROLLOUT, EVALUATE, SAMPLE = 0, 1, 2  # purposes: each has draws of its own
 
+_EMPTY = {"group": -1, "answer_id": -1, "temperature": 1.0, "train_mask": True}  # others: 0
 Item = tuple[Prompt, int]  # a prompt and how often the stream gave it before
 
 
@@ -298,18 +299,70 @@ class Tools:
         return Batch(table, text)
 
     @staticmethod
+    def take_blocks(batch: Batch, indices: collections.abc.Sequence[int]) -> Batch:
+        """Some blocks of a batch, in that order; -1: an empty block.
+
+        `group` (a group a block) and `row_id` are new; outcomes stay with the whole.
+        """
+        at = np.asarray(indices, int)
+        table: Table = {}
+        for name, column in batch.table.items():
+            fill = np.nan if name.startswith("verdict/") else _EMPTY.get(name, 0)
+            table[name] = np.full((len(at), *column.shape[1:]), fill, column.dtype)
+            table[name][at >= 0] = column[at[at >= 0]]
+        old, group = batch.text, batch.table["row_mask"].shape[1]
+        text = Text([], [], [], [])
+        for i in at:
+            text.prompts.append(old.prompts[i] if i >= 0 else None)
+            text.prompt_text.append(old.prompt_text[i] if i >= 0 else "")
+            text.completions.append(list(old.completions[i]) if i >= 0 else [""] * group)
+            text.verdicts.append([dict(old.verdicts[i][j]) if i >= 0 else {} for j in range(group)])
+        return Batch(_numbered(table), text)
+
+    @staticmethod
+    def concatenate(batches: collections.abc.Sequence[Batch]) -> Batch:
+        """The blocks of several batches one after the other, prompts padded to the widest.
+
+        `group` (a group a block) and `row_id` are new; outcomes are summed.
+        Raises: ValueError where the batches have other columns.
+        """
+        names = set(batches[0].table)
+        for other in batches[1:]:
+            if set(other.table) != names:
+                raise ValueError(
+                    f"concatenate: got batches of which only some have the columns "
+                    f"{sorted(names ^ set(other.table))}, expected the same in all"
+                )
+        length = max(b.table["prompt_mask"].shape[1] for b in batches)
+        table: Table = {}
+        for name in batches[0].table:
+            columns = [b.table[name] for b in batches]
+            if name in ("prompt_tokens", "prompt_mask"):
+                columns = [np.pad(c, ((0, 0), (length - c.shape[1], 0))) for c in columns]
+            table[name] = np.concatenate(columns)
+        text = Text([], [], [], [])
+        outcomes: collections.Counter[str] = collections.Counter()
+        for b in batches:
+            text.prompts += b.text.prompts
+            text.prompt_text += b.text.prompt_text
+            text.completions += b.text.completions
+            text.verdicts += b.text.verdicts
+            outcomes.update(b.outcomes)
+        return Batch(_numbered(table), text, outcomes)
+
+    @staticmethod
     def to_rows(batch: Batch) -> list[dict[str, tp.Any]]:
-        """The rows of a verified batch as JSON, such as `from_rows` takes; empty blocks too."""
+        """The rows of a verified batch without empty blocks as JSON, for `from_rows`."""
         table, text = batch.table, batch.text
         out = []
         for i, j in np.ndindex(*table["row_mask"].shape):
-            prompt, verdicts = text.prompts[i], text.verdicts[i][j]
+            prompt, verdicts = tp.cast(Prompt, text.prompts[i]), text.verdicts[i][j]
             n = int(table["completion_mask"][i, j].sum())
             row = {
                 "block": i,
                 "sample": j,
-                "id": prompt.id if prompt else "",
-                "answer": prompt.answer if prompt else "",
+                "id": prompt.id,
+                "answer": prompt.answer,
                 "prompt_id": int(table["prompt_id"][i]),
                 "prompt": text.prompt_text[i],
                 "prompt_tokens": table["prompt_tokens"][i][table["prompt_mask"][i]].tolist(),
@@ -357,6 +410,13 @@ class Tools:
                     table[f"verdict/{name}"][i, j] = score
             table["row_mask"][i, j] = known
         return batch
+
+
+def _numbered(table: Table) -> Table:
+    """The table with each block a group and rows counted from 0."""
+    p, g = table["row_mask"].shape
+    group = np.where(table["group"] < 0, -1, np.arange(p)).astype(np.int32)
+    return table | {"group": group, "row_id": np.arange(p * g, dtype=np.int32).reshape(p, g)}
 
 
 def correct(verdicts: collections.abc.Mapping[str, Verdict]) -> bool:
