@@ -99,10 +99,10 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, learner_lib.Learner]:
     for spec in config.tasks:
         own = {k: v for k, v in dict(spec).items() if k not in ("weight", "label", "verifier")}
         config_lib.entry("tasks", own)
+    of_pool = ("name", "weight", "range", "batch")  # settings that the pool reads
     for spec in config.verifiers:
-        config_lib.entry(
-            "verifiers", {k: v for k, v in dict(spec).items() if k not in ("name", "weight")}
-        )
+        own = {k: v for k, v in dict(spec).items() if k not in of_pool}
+        config_lib.entry("verifiers", own)
     rollout_of(config)
     chain = chain_lib.build(config, config.rollout.group_blocks)
     learner = make_learner(config, ModelConfig(8, 1, 8, 8, 1, 1, 8))

@@ -115,6 +115,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
     ):
         # ---- what is trained on, and what
         sources, held_out = build.load_tasks(config)
+        pool.check_gold([p for source in sources for p in source.prompts] + held_out)
         loaded = load(config.model.source)
         model = loaded.config
         records.say(

@@ -279,3 +279,28 @@ def test_every_config_resolves():
         for arg in (None, "runlocal"):
             build.check(space["get_config"](arg))
         assert "arXiv" in space["__doc__"], path
+
+
+def test_references_that_cannot_be_read_are_found_at_the_start(tmp_path):
+    data = tmp_path / "data.jsonl"
+    rows = [{"q": f"{i} + 1 =", "a": str(i + 1)} for i in range(20)] + [{"q": "x?", "a": "unknown"}]
+    data.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    task = dict(fn="files.jsonl", path=str(data), prompt="q", answer="a", eval_fraction=0.2)
+    c = toy(tasks=(task,), verifiers=(dict(fn="number.number", name="number"),))
+    with pytest.raises(ValueError, match=r"1 references cannot be read:\n.*number: .*unknown"):
+        train_lib.train(c, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no prompts"),
+        ('{"q": "1 + 1 =", "a": "2"}\n{"q": "2 + 2 ="}\n', r"data.jsonl.*2.*'a'"),
+    ],
+)
+def test_bad_data_names_file_and_line(tmp_path, text, message):
+    data = tmp_path / "data.jsonl"
+    data.write_text(text)
+    task = dict(fn="files.jsonl", path=str(data), prompt="q", answer="a")
+    with pytest.raises(ValueError, match=message):
+        train_lib.train(toy(tasks=(task,)), tmp_path / "run")
