@@ -4,8 +4,8 @@
     --workdir /mnt/bucket/runs/gsm8k
 
 Needs: the model's Hugging Face directory and GSM8K's train.jsonl and test.jsonl
-(question, answer ending in "#### 42") under the data directory, on every host; the workdir is a mounted bucket or disk (the
-lock and the logs need a file system).
+(question, answer ending in "#### 42") under the data directory, on every host; the
+workdir is a mounted bucket or disk (the lock and the logs need a file system).
 Not run by us: no TPU was at hand.  What is tested is that it resolves, that its whole
 device chain passes eval_shape, and its runlocal arm.
 
