@@ -1,7 +1,7 @@
 """GRPO as published, with everything that a run may want to change written out.
 
   rlpt train --config configs/grpo.py --workdir runs/grpo
-  rlpt train --config configs/grpo.py:runlocal --workdir /tmp/grpo   (toy model, a minute)
+  rlpt train --config configs/grpo.py:runlocal --workdir /tmp/grpo   (toy model, seconds)
 
 Shao et al., "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open
 Language Models", arXiv 2402.03300.  There: 64 completions a question, batch 1024,
@@ -39,12 +39,4 @@ def get_config(arg: str | None = None):
     c.model.remat = "full"
     c.optim.lr = 1e-6
     c.eval.every = 20
-    if arg == "runlocal":
-        c.steps = 4
-        c.model.source = "toy"
-        c.model.remat = "none"
-        c.rollout.prompts, c.rollout.group = 4, 8
-        c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (8,)
-        c.optim.lr = 1e-3
-        c.eval.prompts, c.eval.every = 8, 2
-    return c
+    return rlpt.config.runlocal(c) if arg == "runlocal" else c
