@@ -3,10 +3,10 @@
   rlpt train --config configs/cispo.py --workdir runs/cispo
   rlpt train --config configs/cispo.py:runlocal --workdir /tmp/cispo
 
-MiniMax, "MiniMax-M1", arXiv 2506.13585. There: only the upper bound, token mean, no KL; the
-paper tunes the bound without naming it, 5 is TRL's. It bounds the ratio itself, not 1 +
-eps. Two epochs, so that ratios leave 1. The job here is that of configs/quickstart.py:
-SmolLM2 and one-digit sums on a laptop.
+MiniMax, "MiniMax-M1", arXiv 2506.13585. There: only the upper bound, token mean, no KL. The
+bound of 5 is a choice made here, on the ratio itself (not 1 + eps). Two epochs, so that
+ratios leave 1. The job here is that of configs/quickstart.py: SmolLM2 and one-digit sums on
+a laptop.
 """
 
 import rlpt.config
