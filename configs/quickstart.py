@@ -34,7 +34,7 @@ def get_config(arg: str | None = None):
     c.optim.end_lr_fraction = 0.1
     c.eval.every = 10
     c.eval.samples = 8
-    c.checkpoint.every = 15
+    c.checkpoint.every = 10
     if arg == "runlocal":
         c.model.source = "toy"
         c.steps = 2

@@ -16,6 +16,7 @@ import rlpt
 from rlpt import chain as chain_lib
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
+from rlpt import generate as generate_lib
 from rlpt import learner as learner_lib
 from rlpt import optim
 from rlpt.columns import Table
@@ -96,6 +97,10 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, learner_lib.Learner]:
       that nothing makes or a shape that does not fit, before anything is loaded.
     """
     config_lib.validate(config)
+    generate_lib.make_law(*(config.sampling[k] for k in generate_lib.LawNumbers._fields))
+    names = [t.name for t in (learner_lib.make_term(t) for t in config.loss)]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"config.loss: terms named {names}; give each a name= of its own")
     for spec in config.tasks:
         own = {k: v for k, v in dict(spec).items() if k not in ("weight", "label", "verifier")}
         config_lib.entry("tasks", own)
@@ -141,6 +146,8 @@ def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:
     if config.rollout.group_blocks > 1:  # not every rollout has groups that span blocks
         options["group_blocks"] = config.rollout.group_blocks
     bound = config_lib.resolve("rollouts", config.rollout.fn, **options)
+    if any(callable(v) for v in bound.numbers.values()):
+        raise ConfigError("config.rollout.options: got a schedule, expected plain values")
     return functools.partial(bound.fn, **bound.static, **bound.numbers_at(0))
 
 

@@ -44,6 +44,8 @@ def _flags(
     flags.DEFINE_boolean("help", False, "show the flags", short_name="h", flag_values=values)
     try:
         rest = values([f"rlpt {command}", *argv])[1:]
+        if config and not values.help:
+            values.config  # noqa: B018  (runs the file)
     except (OSError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
         raise SystemExit(f"rlpt {command}: {_explain(e, argv)}") from e
     if values.help:
@@ -228,8 +230,6 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except _PLAIN as e:
-        if "--debug_errors" in argv:
-            raise
         print(f"rlpt {argv[0]}: {type(e).__name__}: {e}", file=sys.stderr)
         raise SystemExit(1) from e
 

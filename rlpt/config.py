@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import math
@@ -134,7 +135,11 @@ def schedule(value: tp.Any, where: str = "") -> tp.Any:
     value = dict(value)
     kind = value.pop("schedule")
     allowed = {"init", "end", "steps", "delay"}
-    if kind not in ("linear", "cosine", "step") or not set(value) <= allowed or len(value) < 3:
+    if (
+        kind not in ("linear", "cosine", "step")
+        or not set(value) <= allowed
+        or not {"init", "end", "steps"} <= set(value)
+    ):
         raise ConfigError(
             f"{where}: got schedule={kind!r} with {sorted(value)}; expected "
             "dict(schedule='linear'|'cosine'|'step', init=, end=, steps=[, delay=])"
@@ -246,6 +251,8 @@ def resolve(
         default = defaults[key]
         if isinstance(default, bool) and not isinstance(value, bool):
             raise ConfigError(f"{package} {name}.{key}: got {value!r}, expected True or False")
+        if type(default) is int and type(value) is not int:
+            raise ConfigError(f"{package} {name}.{key}: got {value!r}, expected an integer")
         if isinstance(default, str) and not isinstance(value, str):
             raise ConfigError(
                 f"{package} {name}.{key}: got {value!r}, expected a string such as {default!r}"
@@ -393,26 +400,50 @@ def differences(config: tp.Any, base: tp.Any) -> dict[str, tuple[tp.Any, tp.Any]
 
 def validate(config: tp.Any) -> None:
     """Raises ConfigError for what can be known to be wrong before anything is loaded."""
-    unknown = [k for k in differences(config, default()) if k.split(".")[0] not in default()]
-    if unknown:
+    if not hasattr(config, "get_ref"):
         raise ConfigError(
-            f"config: unknown key {unknown[0]!r}.{suggest(unknown[0], default().keys())}"
+            f"config: got a {type(config).__name__}, expected rlpt.config.default() with changes"
         )
+    for at, section in (("config", default()), *((f"config.{k}", v) for k, v in default().items())):
+        if not hasattr(section, "keys") or not len(section):
+            continue
+        mine = config if at == "config" else config[at.removeprefix("config.")]
+        for key in set(mine) - set(section):
+            raise ConfigError(f"{at}: unknown key {key!r}.{suggest(key, section.keys())}")
+        for key in sorted(set(section) - set(mine)):
+            raise ConfigError(
+                f"{at}.{key} is missing: set keys one by one instead of replacing {at}"
+            )
 
-    def positive(name: str, value: tp.Any, low: int = 1) -> None:
-        if not isinstance(value, int) or value < low:
-            raise ConfigError(f"config.{name}: got {value!r}, expected an integer >= {low}")
+    def at_least(low: int, *names: str) -> None:
+        for name in names:
+            value = functools.reduce(lambda c, k: c[k], name.split("."), config)
+            if type(value) is not int or value < low:
+                raise ConfigError(f"config.{name}: got {value!r}, expected an integer >= {low}")
 
-    for name in (
-        "rollout.prompts",
-        "rollout.group",
-        "rollout.group_blocks",
-        "learner.epochs",
-        "learner.minibatches",
-        "pool.workers",
-    ):
-        positive(name, config.get_ref(name.split(".")[0]).get()[name.split(".")[1]])
-    positive("steps", config.steps, 0)
+    at_least(1, "rollout.prompts", "rollout.group", "rollout.group_blocks", "learner.epochs")
+    at_least(1, "learner.minibatches", "pool.workers", "checkpoint.every", "checkpoint.keep")
+    at_least(1, "model.logits_chunk", "optim.max_skipped")
+    at_least(0, "steps", "learner.micro_blocks", "eval.every", "eval.samples", "eval.prompts")
+    at_least(0, "eval.blocks", "model.lora.rank", "log.rollouts_every", "checkpoint.keep_best")
+    s = config.sampling
+    if not s.temperature > 0:
+        raise ConfigError(
+            f"config.sampling.temperature: got {s.temperature}, expected > 0: greedy completions "
+            "of a prompt are all alike, and nothing can be learnt from them"
+        )
+    if isinstance(s.stop_strings, str) or "" in s.stop_strings:
+        raise ConfigError(
+            f"config.sampling.stop_strings: got {s.stop_strings!r}, expected a tuple of strings "
+            "that are not empty"
+        )
+    if config.learner.old_logp == "sampler" and (s.top_k or s.top_p < 1 or s.min_p):
+        raise ConfigError(
+            "config.learner.old_logp: 'sampler' with top_k, top_p or min_p: the sampler's "
+            "log-probs are of the truncated law, the ratio's numerator is not; use 'recompute'"
+        )
+    if not config.loss:
+        raise ConfigError("config.loss: got (), expected at least one term")
     for key in ("prompt_buckets", "completion_buckets"):
         widths = tuple(config.sampling[key])
         if not widths or list(widths) != sorted(set(widths)) or widths[0] < 1:
@@ -422,6 +453,7 @@ def validate(config: tp.Any) -> None:
     for key, allowed in (
         ("too_long", ("drop", "fail")),
         ("model.remat", ("none", "dots", "full")),
+        ("model.matmul_precision", ("default", "high", "highest")),
         ("model.dtype", ("float32", "bfloat16", "float16")),
         ("sampling.dtype", ("float32", "bfloat16", "float16")),
         ("learner.old_logp", ("auto", "recompute", "sampler")),

@@ -57,7 +57,7 @@ class Term:
     @property
     def reads_advantages(self) -> bool:
         """With all advantages of a block zero, this term's gradient there is zero."""
-        return self.surrogate is not None
+        return self.surrogate is not None and "advantages" in self.surrogate.reads
 
     def numbers(self, step: int) -> dict[str, tp.Any]:
         coef = self.coef(step) if callable(self.coef) else self.coef
@@ -98,6 +98,8 @@ def make_term(spec: tp.Any) -> Term:
     dict(surrogate=…, ratio=…, corrections=(…), aggregate=…, coef=…, name=…) for the
     policy, dict(fn=…, aggregate=…, coef=…) for anything else.
     """
+    if not hasattr(spec, "keys"):
+        raise ConfigError(f"loss: got {spec!r}, expected dict(surrogate=…) or dict(fn=…)")
     spec = dict(spec)
     accepted = ("fn", "surrogate", "ratio", "corrections", "aggregate", "coef", "name")
     settings = set(spec) - set(accepted)
@@ -107,6 +109,8 @@ def make_term(spec: tp.Any) -> Term:
         )
     weights = config_lib.entry("losses", spec.pop("aggregate", "aggregate.token_mean"))
     coef = config_lib.schedule(spec.pop("coef", 1.0), "loss coef")
+    if not (callable(coef) or isinstance(coef, int | float)):
+        raise ConfigError(f"loss coef: got {coef!r}, expected a number or a schedule")
     name = spec.pop("name", "policy" if "surrogate" in spec else str(spec["fn"]).rpartition(".")[2])
     if "surrogate" in spec:
         if settings:
@@ -215,7 +219,8 @@ class Learner:
             for k, v in extra.items():
                 metrics[f"policy/{k}"] = v
         token = table["_token_weights"]
-        gap = jnp.abs(old - table["sampler_logp"])
+        trainer = out["logp"] if self.old_logp == "sampler" else old
+        gap = jnp.abs(trainer - table["sampler_logp"])
         metrics["policy/entropy"] = out["entropy"]
         metrics["policy/sampler_gap"] = gap
         metrics["policy/kl_old"] = old - out["logp"]
@@ -227,8 +232,12 @@ class Learner:
         }
         return total, jax.lax.stop_gradient(metrics)
 
-    @functools.partial(jax.jit, static_argnames=("self",), donate_argnames=("state",))
-    def step(
+    @functools.cached_property
+    def step(self) -> tp.Callable[..., tuple[LearnerState, Table]]:
+        """`_step`, jitted, donating the state; it and its programs go when the learner goes."""
+        return jax.jit(self._step, donate_argnames=("state",))
+
+    def _step(
         self,
         state: LearnerState,
         frozen: Params,

@@ -27,8 +27,8 @@ def batch_metrics(batch: tools_lib.Batch, table: Table) -> dict[str, float]:
         if known.any():
             out[f"verdict/{name}"] = float(np.mean(verdict[known]))
     reward = np.where(rows, table["rewards"], 0.0)
-    mean = reward.sum(1, keepdims=True) / np.maximum(rows.sum(1, keepdims=True), 1)
-    spread = np.where(rows, np.abs(reward - mean), 0.0).max(1)
+    highest = np.where(rows, table["rewards"], -np.inf).max(1)
+    spread = highest - np.where(rows, table["rewards"], np.inf).min(1)
     filled = rows.any(1)
     out |= {
         "reward/mean": float(reward.sum() / count),
@@ -45,6 +45,17 @@ def batch_metrics(batch: tools_lib.Batch, table: Table) -> dict[str, float]:
         if key.startswith("metrics/"):
             out[key.removeprefix("metrics/")] = float(value)
     return out
+
+
+def pass_rates(batch: tools_lib.Batch) -> dict[str, float]:
+    """Share of correct completions by prompt id, over the rows with a verdict; NaN: none."""
+    found: dict[str, list[bool]] = {}
+    for i, prompt in enumerate(batch.text.prompts):
+        if prompt is not None:
+            live = np.flatnonzero(batch.table["row_mask"][i])
+            hits = [tools_lib.correct(batch.text.verdicts[i][j]) for j in live]
+            found.setdefault(prompt.id, []).extend(hits)
+    return {k: float(np.mean(v)) if v else float("nan") for k, v in found.items()}
 
 
 def rollout_rows(batch: tools_lib.Batch, table: Table) -> list[dict[str, tp.Any]]:
@@ -100,7 +111,7 @@ def trim(table: Table, learner: learner_lib.Learner, config: tp.Any) -> Table:
     return {
         k: v[..., :width] if v.ndim == 3 and v.shape[-1] == full else v
         for k, v in table.items()
-        if k in needed
+        if k in needed or k.partition("/")[0] in needed
     }
 
 

@@ -127,7 +127,7 @@ def outputs(
     return out
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "entropy", "dtype", "chunk"))
+@functools.partial(jax.jit, static_argnames=("cfg", "entropy", "dtype", "chunk", "blocks"))
 def score(
     cfg: ModelConfig,
     params: tp.Any,
@@ -136,8 +136,20 @@ def score(
     entropy: bool = False,
     dtype: tp.Any = jnp.float32,
     chunk: int = 1024,
+    blocks: int = 0,
 ) -> dict[str, jax.Array]:
-    """`outputs` without a gradient and without the hidden states, jitted."""
-    out = outputs(cfg, params, table, entropy=entropy, dtype=dtype, chunk=chunk)
-    out.pop("hidden")
-    return out
+    """`outputs` without a gradient and without the hidden states, jitted.
+
+    blocks: how many are scored at once, a divisor of P; 0: all.
+    """
+
+    def some(part: dict[str, tp.Any]) -> dict[str, jax.Array]:
+        out = outputs(cfg, params, part, entropy=entropy, dtype=dtype, chunk=chunk)
+        out.pop("hidden")
+        return out
+
+    p = table["temperature"].shape[0]
+    if blocks in (0, p):
+        return some(table)
+    parts = jax.tree.map(lambda x: x.reshape(p // blocks, blocks, *x.shape[1:]), table)
+    return jax.tree.map(lambda x: x.reshape(p, *x.shape[2:]), jax.lax.map(some, parts))

@@ -8,7 +8,9 @@ log, evaluate, checkpoint
 
 from __future__ import annotations
 
+import collections
 import collections.abc
+import contextlib
 import dataclasses
 import json
 import os
@@ -24,7 +26,6 @@ import typing as tp
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rlpt import build, records, scoring
 from rlpt import columns as columns_lib
@@ -99,13 +100,18 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
     """
     t0 = time.time()
     chain, _ = build.check(config)
+    if jax.process_count() > 1:
+        raise config_lib.ConfigError(
+            f"this process is one of {jax.process_count()}: runs of several processes are not "
+            "supported yet"
+        )
     workdir = tempfile.mkdtemp(prefix="rlpt-") if workdir is None else workdir
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
         pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rlpt" / "jax"
     )
     jax.config.update("jax_compilation_cache_dir", cache)
-    if config.model.matmul_precision != "default":
-        jax.config.update("jax_default_matmul_precision", config.model.matmul_precision)
+    precision = config.model.matmul_precision
+    jax.config.update("jax_default_matmul_precision", None if precision == "default" else precision)
     compilations = count_compilations()
 
     with (
@@ -195,7 +201,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         def credit(
             table: Table, state: tp.Any, numbers: tp.Any, key: jax.Array, step: jax.Array
         ) -> tp.Any:
-            return chain(table, state, numbers, key, step)
+            new, state = chain(table, state, numbers, key, step)
+            return {k: v for k, v in new.items() if v is not table.get(k)}, state
 
         cast = jax.jit(lambda p: jax.tree.map(lambda x: x.astype(config.sampling.dtype), p))
 
@@ -231,6 +238,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             )
 
         with (
+            contextlib.closing(checkpointer),
             metrics_lib.Metrics(
                 work.path, resume_step=step if saved else None, tensorboard=config.log.tensorboard,
                 wandb={"config": changed} if config.log.wandb else None, console=config.log.console,
@@ -245,6 +253,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 host["eval_before"] = first
                 metrics.write(0, records.eval_metrics(first))
             latest = host["eval_before"]
+            after = None
             row: dict[str, float] = {}
 
             # ---- the loop
@@ -257,15 +266,12 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 if config.debug:
                     columns_lib.check(batch.table)
                 if isinstance(stream, Curriculum):
-                    for prompt, rows in zip(batch.text.prompts, batch.text.verdicts, strict=True):
-                        if prompt is not None:
-                            judged = [tools_lib.correct(v) for v in rows if v]
-                            stream.update(
-                                prompt.id, float(np.mean(judged)) if judged else float("nan")
-                            )
+                    for name, rate in records.pass_rates(batch).items():
+                        stream.update(name, rate)
 
                 with timer("credit"):
                     key = jax.random.fold_in(jax.random.fold_in(root, 3), step)
+                    tools.params = None
                     if needs_ref:
                         batch.table["ref_logp"] = _score(learner, reference, batch.table)
                     if learner.needs_old_logp:
@@ -297,16 +303,12 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 row["rollout/tokens_per_second"] = float(
                     batch.table["completion_mask"].sum() / timer.seconds["rollout_and_verify"]
                 )
-                host["skipped_in_a_row"] = (
-                    host["skipped_in_a_row"] + 1 if numbers["policy/skipped"] else 0
-                )
-                if (
-                    config.eval.every
-                    and step % config.eval.every == 0
-                    and step < config.steps
-                    and held_out
-                ):
-                    latest = evaluate(f"step {step}")
+                nothing = numbers["policy/skipped"] == 1.0  # in no optimizer step of the batch
+                host["skipped_in_a_row"] = host["skipped_in_a_row"] + 1 if nothing else 0
+                last = step == config.steps
+                if held_out and (last or (config.eval.every and step % config.eval.every == 0)):
+                    latest = evaluate("after" if last else f"step {step}")
+                    after = latest if last else None
                     row |= records.eval_metrics(latest)
                 if config.log.rollouts_every and (step - 1) % config.log.rollouts_every == 0:
                     rollouts.write(step, records.rollout_rows(batch, table))
@@ -315,14 +317,19 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 host["seconds"] = seconds_before + time.time() - started
 
                 # ---- checkpoint
-                if host["skipped_in_a_row"] > config.optim.max_skipped:
+                if host["skipped_in_a_row"] >= config.optim.max_skipped:
+                    checkpointer.wait()
+                    newest = max(checkpointer.steps(), default=None)
                     raise FloatingPointError(
-                        f"the gradient was not finite in {host['skipped_in_a_row']} "
-                        "updates in a row (the last at step "
-                        f"{step}); parameters are unchanged since. The last "
-                        "checkpoint is from step "
-                        f"{max(checkpointer.steps(), default=0)}. Lower "
-                        "config.optim.lr or look at rollouts.jsonl."
+                        "loss or gradient was not finite in every update of the last "
+                        f"{host['skipped_in_a_row']} batches, up to step {step}; parameters are "
+                        "unchanged since. "
+                        + (
+                            f"The newest checkpoint is of step {newest}. "
+                            if newest is not None
+                            else ""
+                        )
+                        + "Lower config.optim.lr, or look at the last rows of rollouts.jsonl."
                     )
                 if step % config.checkpoint.every == 0 or step == config.steps or interrupt.signal:
                     save()
@@ -331,17 +338,16 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             if interrupt.signal:
                 if saved_at != step:
                     save()
-                checkpointer.close()
+                checkpointer.wait()
                 records.say(
                     f"stopped at step {step} with a checkpoint; the same command goes on from there"
                 )
                 raise KeyboardInterrupt
 
             # ---- what is left behind
-            after = evaluate("after") if held_out else None
-            if after:
+            if after is None and held_out:  # the run was resumed at its end
+                after = evaluate("after")
                 metrics.write(step, records.eval_metrics(after))
-        checkpointer.close()
         summary: dict[str, tp.Any] = {
             "steps": step,
             "eval_before": host["eval_before"],
@@ -398,8 +404,9 @@ def evaluate_source(config: tp.Any, source: str) -> dict[str, tp.Any]:
 def _score(learner: learner_lib.Learner, params: tp.Any, table: Table) -> jax.Array:
     columns = {k: table[k] for k in learner_lib.MODEL_COLUMNS}
     out = scoring.score(
-        learner.model, params, columns, dtype=learner.dtype, chunk=learner.logits_chunk
-    )
+        learner.model, params, columns, dtype=learner.dtype, chunk=learner.logits_chunk,
+        blocks=learner.micro_blocks,
+    )  # fmt: skip
     return out["logp"]
 
 

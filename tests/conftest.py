@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
+import sys
 
 import hypothesis
 import pytest
@@ -17,6 +19,15 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "runs/.jax_cache")
 # Compilation makes a first example slow; CI looks at the same examples every time.
 hypothesis.settings.register_profile("rlpt", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("rlpt")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Compiled programs hold memory maps, of which a process has some 65,000: let go of them."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

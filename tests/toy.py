@@ -46,3 +46,8 @@ def wants_unmade_column(rewards, brilliance):
 def wrong_shape(rewards):
     """Returns one number a group."""
     return rewards.sum(1)
+
+
+def verdict_term(verdict, completion_mask):
+    """A loss term that reads columns by prefix."""
+    return verdict["digit"][..., None] * completion_mask
