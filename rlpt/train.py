@@ -324,13 +324,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     raise FloatingPointError(
                         "loss or gradient was not finite in every update of the last "
                         f"{host['skipped_in_a_row']} batches, up to step {step}; parameters are "
-                        "unchanged since. "
-                        + (
-                            f"The newest checkpoint is of step {newest}. "
-                            if newest is not None
-                            else ""
-                        )
-                        + "Lower config.optim.lr, or look at the last rows of rollouts.jsonl."
+                        f"unchanged since. {newest}Lower config.optim.lr, or look at the last "
+                        "rows of rollouts.jsonl."
                     )
                 if step % config.checkpoint.every == 0 or step == config.steps or interrupt.signal:
                     save()
