@@ -319,8 +319,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 # ---- checkpoint
                 if host["skipped_in_a_row"] >= config.optim.max_skipped:
                     checkpointer.wait()
-                    kept = checkpointer.steps()
-                    newest = f"The newest checkpoint is of step {kept[-1]}. " if kept else ""
+                    saves = checkpointer.steps()
+                    newest = f"The newest checkpoint is of step {saves[-1]}. " if saves else ""
                     raise FloatingPointError(
                         "loss or gradient was not finite in every update of the last "
                         f"{host['skipped_in_a_row']} batches, up to step {step}; parameters are "
