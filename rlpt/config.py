@@ -10,8 +10,6 @@ changing number does not recompile; strings, bools, ints and tuples are static.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
 import importlib
 import inspect
 import math
@@ -19,21 +17,15 @@ import pkgutil
 import typing as tp
 
 from rlpt import columns as columns_lib
+from rlpt.settings import ConfigError, default, differences, runlocal, suggest, validate
+
+__all__ = (
+    "Bound", "ConfigError", "Schedule", "accepted_names", "default", "differences", "entry",
+    "find", "resolve", "runlocal", "schedule", "suggest", "validate",
+)  # fmt: skip
 
 RESERVED = ("key", "step", "state", "models")
 MODEL_OUTPUTS = ("logp", "entropy", "value", "hidden")
-
-
-class ConfigError(ValueError):
-    """A setting that cannot work; the message says what is accepted."""
-
-
-def suggest(name: str, known: tp.Iterable[str]) -> str:
-    """The end of an error message: the nearest name, and all that are accepted."""
-    known = sorted(set(known))
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"{hint} Accepted: {', '.join(known) or '(none)'}."
 
 
 # What the first parameter is called where not every public function is a method.
@@ -278,219 +270,3 @@ def entry(package: str, spec: tp.Any) -> Bound:
     if "fn" not in spec:
         raise ConfigError(f"{package}: got {spec!r}, expected dict(fn='module.function', ...)")
     return resolve(package, spec.pop("fn"), **spec)
-
-
-def default() -> tp.Any:
-    """Every setting with its default, as a locked ConfigDict; configs change what they need.
-
-    Entries that name functions are dicts with `fn`: see `resolve`.  Order matters in
-    shaping, advantage, loss, tasks and verifiers, so they are tuples.
-    """
-    import ml_collections
-
-    c = ml_collections.ConfigDict()
-    c.seed = 0
-    c.steps = 100
-    c.model = dict(
-        source="embedded",  # embedded, toy[:...], a Hugging Face directory or a .gguf file
-        dtype="float32",  # compute dtype; parameters and optimizer stay float32
-        remat="none",  # none, dots, full
-        matmul_precision="default",  # highest for exact sampler/scorer agreement on TPU and GPU
-        logits_chunk=1024,  # completion positions whose logits exist at once
-        lora=dict(rank=0, alpha=16.0, targets=r"layers/(q|k|v|o|gate|up|down)"),
-    )
-    c.tasks = (dict(fn="arithmetic.sums", weight=1.0),)
-    c.too_long = "drop"  # or fail: what to do with prompts wider than the largest bucket
-    c.curriculum = dict(enabled=False, low=0.0, high=1.0)
-    c.verifiers = (dict(fn="number.number", name="number", weight=1.0),)
-    # What a row without a verdict counts as: a reward, or mask (out of statistics and loss).
-    c.missing = dict(unparsable="0", timeout="mask", crash="mask", invalid="mask")
-    c.pool = dict(workers=2, deadline=5.0, batch_deadline=60.0)
-    c.rollout = dict(fn="sample.on_policy", prompts=8, group=8, group_blocks=1)
-    c.rollout.options = ml_collections.ConfigDict()  # keyword settings of rollout.fn
-    c.sampling = dict(
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        min_p=0.0,
-        stop_strings=(),
-        prompt_buckets=(64,),
-        completion_buckets=(16,),
-        dtype="float32",
-    )
-    c.shaping = ()
-    c.advantage = (dict(fn="group.grpo"),)
-    c.loss = (dict(surrogate="surrogates.ppo_clip"),)
-    c.learner = dict(
-        epochs=1,
-        minibatches=1,
-        micro_blocks=0,
-        old_logp="auto",  # auto, recompute, sampler
-        skip_zero_advantage=True,
-    )
-    c.optim = dict(
-        name="adamw",
-        lr=1e-6,
-        schedule="constant",
-        warmup_steps=0,
-        end_lr_fraction=0.0,
-        b1=ml_collections.config_dict.placeholder(float),  # None: optax's default
-        b2=ml_collections.config_dict.placeholder(float),
-        eps=ml_collections.config_dict.placeholder(float),
-        mu_dtype=ml_collections.config_dict.placeholder(str),  # bfloat16 halves the first moment
-        weight_decay=0.0,
-        decay_rules=(),  # ((regex, multiplier), ...); (): none for norms, biases, 1-D leaves
-        max_grad_norm=1.0,
-        max_skipped=5,  # stop after so many updates in a row whose gradient was not finite
-    )
-    c.eval = dict(every=0, prompts=0, samples=8, temperature=1.0, blocks=0)
-    # allow: names of the identity (config, model, tokenizer, versions) that may have changed
-    c.checkpoint = dict(every=50, keep=3, keep_best=1, best="eval/pass@1", allow=())
-    c.log = dict(rollouts_every=1, tensorboard=True, wandb=False, console=True)
-    c.export = True
-    c.debug = False  # check every table's columns
-    c.lock()
-    c.rollout.options.unlock()
-    return c
-
-
-def runlocal(config: tp.Any) -> tp.Any:
-    """Shrinks a run to some seconds on a laptop and returns it; the method stays as it is.
-
-    The model is a random one that writes characters, so each verifier becomes one that it can
-    satisfy: the reply's first character is a digit (for the second verifier its second, …).
-    """
-    c = config
-    c.steps = 4
-    c.model.source, c.model.dtype, c.model.remat = "toy", "float32", "none"
-    c.tasks = (dict(fn="arithmetic.sums"),)
-    c.verifiers = tuple(
-        dict(
-            fn="pattern.regex",
-            pattern=f"(?s)^.{{{i}}}[0-9]",
-            name=v["name"],
-            weight=v.get("weight", 1.0),
-        )
-        for i, v in enumerate(c.verifiers)
-    )
-    c.rollout.prompts, c.rollout.group = 4, min(c.rollout.group, 8)
-    c.rollout.group_blocks = min(c.rollout.group_blocks, 2)
-    c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (8,)
-    c.learner.micro_blocks = 0
-    c.optim.lr, c.optim.schedule, c.optim.warmup_steps = 1e-2, "constant", 0
-    c.eval.prompts, c.eval.samples, c.eval.every = 4, 4, 0
-    return c
-
-
-def differences(config: tp.Any, base: tp.Any) -> dict[str, tuple[tp.Any, tp.Any]]:
-    """{dotted key: (value, default)} of what differs."""
-
-    def flat(c: tp.Any, prefix: str = "") -> dict[str, tp.Any]:
-        out: dict[str, tp.Any] = {}
-        for k in c:
-            if hasattr(c[k], "keys") and len(c[k]):
-                out |= flat(c[k], f"{prefix}{k}.")
-            else:
-                out[prefix + k] = c[k]
-        return out
-
-    a, b = flat(config), flat(base)
-    return {k: (a.get(k), b.get(k)) for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
-
-
-def validate(config: tp.Any) -> None:
-    """Raises ConfigError for what can be known to be wrong before anything is loaded."""
-    if not hasattr(config, "get_ref"):
-        raise ConfigError(
-            f"config: got a {type(config).__name__}, expected rlpt.config.default() with changes"
-        )
-    for at, section in (("config", default()), *((f"config.{k}", v) for k, v in default().items())):
-        if not hasattr(section, "keys") or not len(section):
-            continue
-        mine = config if at == "config" else config[at.removeprefix("config.")]
-        for key in set(mine) - set(section):
-            raise ConfigError(f"{at}: unknown key {key!r}.{suggest(key, section.keys())}")
-        for key in sorted(set(section) - set(mine)):
-            raise ConfigError(
-                f"{at}.{key} is missing: set keys one by one instead of replacing {at}"
-            )
-
-    def at_least(low: int, *names: str) -> None:
-        for name in names:
-            value = functools.reduce(lambda c, k: c[k], name.split("."), config)
-            if type(value) is not int or value < low:
-                raise ConfigError(f"config.{name}: got {value!r}, expected an integer >= {low}")
-
-    at_least(1, "rollout.prompts", "rollout.group", "rollout.group_blocks", "learner.epochs")
-    at_least(1, "learner.minibatches", "pool.workers", "checkpoint.every", "checkpoint.keep")
-    at_least(1, "model.logits_chunk", "optim.max_skipped")
-    at_least(0, "steps", "learner.micro_blocks", "eval.every", "eval.samples", "eval.prompts")
-    at_least(0, "eval.blocks", "model.lora.rank", "log.rollouts_every", "checkpoint.keep_best")
-    s = config.sampling
-    if not s.temperature > 0:
-        raise ConfigError(
-            f"config.sampling.temperature: got {s.temperature}, expected > 0: greedy completions "
-            "of a prompt are all alike, and nothing can be learnt from them"
-        )
-    if isinstance(s.stop_strings, str) or "" in s.stop_strings:
-        raise ConfigError(
-            f"config.sampling.stop_strings: got {s.stop_strings!r}, expected a tuple of strings "
-            "that are not empty"
-        )
-    if config.learner.old_logp == "sampler" and (s.top_k or s.top_p < 1 or s.min_p):
-        raise ConfigError(
-            "config.learner.old_logp: 'sampler' with top_k, top_p or min_p: the sampler's "
-            "log-probs are of the truncated law, the ratio's numerator is not; use 'recompute'"
-        )
-    if not config.loss:
-        raise ConfigError("config.loss: got (), expected at least one term")
-    for key in ("prompt_buckets", "completion_buckets"):
-        widths = tuple(config.sampling[key])
-        if not widths or list(widths) != sorted(set(widths)) or widths[0] < 1:
-            raise ConfigError(
-                f"config.sampling.{key}: got {widths}, expected increasing widths such as (64, 128)"
-            )
-    for key, allowed in (
-        ("too_long", ("drop", "fail")),
-        ("model.remat", ("none", "dots", "full")),
-        ("model.matmul_precision", ("default", "high", "highest")),
-        ("model.dtype", ("float32", "bfloat16", "float16")),
-        ("sampling.dtype", ("float32", "bfloat16", "float16")),
-        ("learner.old_logp", ("auto", "recompute", "sampler")),
-    ):
-        value = config
-        for part in key.split("."):
-            value = value[part]
-        if value not in allowed:
-            raise ConfigError(f"config.{key}: got {value!r}, expected one of {', '.join(allowed)}")
-    blocks = config.rollout.prompts * config.rollout.group_blocks
-    if blocks % config.learner.minibatches:
-        raise ConfigError(
-            f"config.learner.minibatches: {config.learner.minibatches} does not "
-            f"divide the {blocks} blocks of a batch"
-        )
-    rows = blocks // config.learner.minibatches
-    if config.learner.micro_blocks and rows % config.learner.micro_blocks:
-        raise ConfigError(
-            f"config.learner.micro_blocks: {config.learner.micro_blocks} does not "
-            f"divide the {rows} blocks of a minibatch"
-        )
-    names = [v["name"] for v in config.verifiers if "name" in v]
-    if len(names) != len(config.verifiers) or len(set(names)) != len(names) or not names:
-        raise ConfigError(
-            "config.verifiers: every entry needs a name of its own, as in "
-            "dict(fn='number.number', name='number')"
-        )
-    if not config.tasks:
-        raise ConfigError(
-            "config.tasks: got (), expected at least one dict(fn='arithmetic.sums', ...)"
-        )
-    for outcome, value in config.missing.items():
-        if value != "mask":
-            try:
-                float(value)
-            except ValueError:
-                raise ConfigError(
-                    f"config.missing.{outcome}: got {value!r}, expected 'mask' or a "
-                    "number as a string"
-                ) from None

@@ -20,7 +20,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # may import everything, and nothing listed may import it.
 MAY_IMPORT = {
     "columns": set(),
-    "config": {"columns"},
+    "settings": set(),
+    "config": {"columns", "settings"},
     "metrics": set(),
     "optim": set(),
     "checkpoint": set(),
