@@ -75,8 +75,11 @@ def learning_curve(runs: Runs, out_png: metrics.PathLike, title: str = "") -> pa
         axes.grid(True, color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if axes.lines and (axes is right or len(runs) > 1):
-            axes.legend(frameon=False, fontsize=12)
+    if right.lines and len(runs) == 1:
+        right.legend(frameon=False, fontsize=12)
+    elif right.lines or left.lines:  # beside the curves, which would run through it
+        named = right if right.lines else left
+        figure.legend(*named.get_legend_handles_labels(), loc="outside right center", frameon=False)
     if right.lines:
         right.set_ylim(-0.03, 1.03)
     if title:
