@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pathlib
 import typing as tp
 
@@ -100,6 +101,9 @@ class Tokenizer:
         Raises: ValueError when there is no template, or when it refuses the messages.
         """
         import jinja2
+
+        # The advice that PyTorch is missing: nothing here wants it.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers.utils.chat_template_utils import render_jinja_template
 
         if not self.chat_template:
