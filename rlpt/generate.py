@@ -5,8 +5,10 @@ position), so the noise is the same whatever the bucket, the other rows or the
 batch layout, and a retry never meets the noise that failed.  A token is drawn by
 inverting the CDF in two levels with one uniform each: a flat float32 cumulative
 sum over a vocabulary is not monotone, and Gumbel noise over it costs more than
-the draw.  `sampler_logp` is under the law that was really sampled (temperature,
-top-k, top-p, min-p).
+the draw.  Positions count from the start of the completion: a row that goes on from
+its own first tokens, given as context, meets the noise that it would have met.
+`sampler_logp` is under the law that was really sampled (temperature, top-k, top-p,
+min-p).
 """
 
 from __future__ import annotations
@@ -176,8 +178,9 @@ class State(tp.NamedTuple):
 
     tokens [P,G,T] int32, logp [P,G,T] f32: what was sampled so far; step: scalar int32,
     tokens sampled; done [P,G] bool; lengths [P,G] int32: real tokens, the stop token
-    included; keys [P,G]; prompt: keys, values [N,P,L,KV,hd], positions, mask [P,L];
-    cache: keys, values [N,P,G,T,KV,hd]; cache_positions [P,G,T] int32, -1 empty.
+    included; keys [P,G]; offset [P,1] int32: completion tokens that the context ends with,
+    which the positions of the draws count; prompt: keys, values [N,P,L,KV,hd], positions,
+    mask [P,L]; cache: keys, values [N,P,G,T,KV,hd]; cache_positions [P,G,T] int32, -1 empty.
     """
 
     tokens: jax.Array
@@ -186,6 +189,7 @@ class State(tp.NamedTuple):
     done: jax.Array
     lengths: jax.Array
     keys: jax.Array
+    offset: jax.Array
     prompt: tuple[jax.Array, ...]
     cache: tuple[jax.Array, jax.Array]
     cache_positions: jax.Array
@@ -217,6 +221,7 @@ def start(
     stop: jax.Array,
     numbers: LawNumbers,
     alive: jax.Array,
+    offset: jax.Array,
     *,
     law: Law,
     width: int,
@@ -228,6 +233,7 @@ def start(
     Args:
       prompt_tokens, prompt_mask: [P, L] left-padded.  ids: [P, G, 4], see `row_keys`.
       stop: [K] int32 stop tokens.  alive: [P, G] bool, False: an empty slot.
+      offset: [P, 1] int32, see `State`.
       width: T, room for completion tokens.  pad: the padding token.
     """
     chex.assert_equal_shape([prompt_tokens, prompt_mask])
@@ -245,12 +251,14 @@ def start(
         done=~alive,
         lengths=jnp.zeros((p, g), jnp.int32),
         keys=keys,
+        offset=offset,
         prompt=(*cache, transformer.prompt_positions(prompt_mask), prompt_mask),
         cache=(jnp.zeros(own, dtype), jnp.zeros(own, dtype)),
         cache_positions=jnp.full((p, g, width), -1, jnp.int32),
     )
     first = transformer.logits(cfg, params, hidden[:, -1:])
-    token, logp = draw(first, _uniforms(keys, jnp.zeros((p, g), jnp.int32)), law, numbers)
+    uniforms = _uniforms(keys, jnp.broadcast_to(offset, (p, g)))
+    token, logp = draw(first, uniforms, law, numbers)
     return _record(state, token, logp, stop, pad)
 
 
@@ -298,7 +306,7 @@ def decode(
         )
         state = state._replace(cache=cache, cache_positions=cache_positions)
         out = transformer.logits(cfg, params, hidden)
-        index = jnp.broadcast_to(state.step, last.shape)
+        index = jnp.broadcast_to(state.offset + state.step, last.shape)
         token, logp = draw(out, _uniforms(state.keys, index), law, numbers)
         return _record(state, token, logp, stop, pad)
 
@@ -326,6 +334,7 @@ def generate(
     law: tuple[Law, LawNumbers],
     pad: int = 0,
     alive: tp.Any = None,
+    offset: tp.Any = None,
     dtype: tp.Any = jnp.float32,
     check_every: int = 0,
     check: tp.Callable[[tp.Any, tp.Any, tp.Any], tp.Any] | None = None,
@@ -337,6 +346,7 @@ def generate(
       key: typed key of (seed, step); ids: [P, G, 4] int32, see `row_keys`.
       width: T; stop: stop token ids; law: from `make_law`.
       alive: [P, G] bool, False: an empty slot, never sampled.
+      offset: [P] int32, tokens of the completion that the prompt ends with; default: 0.
       check, check_every: every so many tokens the host may end rows:
         check(tokens, lengths, done) -> done [P,G] (stop strings).
     Returns: completion_tokens, completion_mask, sampler_logp [P,G,T] and truncated
@@ -345,11 +355,12 @@ def generate(
     static, numbers = law
     ids = jnp.asarray(ids, jnp.int32)
     alive = jnp.ones(ids.shape[:2], bool) if alive is None else jnp.asarray(alive)
+    shift = jnp.zeros(len(ids), jnp.int32) if offset is None else jnp.asarray(offset, jnp.int32)
     stop_ids = jnp.asarray(list(stop) or [-1], jnp.int32)
     numbers = LawNumbers(*(jnp.asarray(x) for x in numbers))
     state = start(
         cfg, params, jnp.asarray(prompt_tokens), jnp.asarray(prompt_mask), key, ids, stop_ids,
-        numbers, alive, law=static, width=width, pad=pad, dtype=dtype,
+        numbers, alive, shift[:, None], law=static, width=width, pad=pad, dtype=dtype,
     )  # fmt: skip
     until = width if check is None else min(check_every, width)
     while True:

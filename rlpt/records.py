@@ -59,37 +59,17 @@ def pass_rates(batch: tools_lib.Batch) -> dict[str, float]:
 
 
 def rollout_rows(batch: tools_lib.Batch, table: Table) -> list[dict[str, tp.Any]]:
-    """One record a live or masked row, for rollouts.jsonl."""
-    rows = []
-    for i, prompt in enumerate(batch.text.prompts):
-        if prompt is None:
-            continue
-        for j, text in enumerate(batch.text.completions[i]):
-            n = int(table["completion_mask"][i, j].sum())
-            verdicts = batch.text.verdicts[i][j]
-            rows.append(
-                {
-                    "block": i,
-                    "sample": j,
-                    "id": prompt.id,
-                    "prompt_id": int(table["prompt_id"][i]),
-                    "prompt": batch.text.prompt_text[i],
-                    "answer": prompt.answer,
-                    "completion": text,
-                    "prompt_tokens": table["prompt_tokens"][i][table["prompt_mask"][i]].tolist(),
-                    "tokens": table["completion_tokens"][i, j, :n].tolist(),
-                    "loss_mask": table["loss_mask"][i, j, :n].tolist(),
-                    "sampler_logp": table["sampler_logp"][i, j, :n].tolist(),
-                    "advantages": table["advantages"][i, j, :n].tolist(),
-                    "reward": float(table["rewards"][i, j]),
-                    "row_mask": bool(table["row_mask"][i, j]),
-                    "truncated": bool(table["truncated"][i, j]),
-                    "temperature": float(table["temperature"][i, j]),
-                    "verdicts": {k: v.score for k, v in verdicts.items()},
-                    "outcomes": {k: v.outcome for k, v in verdicts.items()},
-                    "details": {k: v.detail for k, v in verdicts.items() if v.detail},
-                }
-            )
+    """One record a live or masked row, for rollouts.jsonl: that of the tools, and what it is worth.
+
+    table: the batch's columns after credit.
+    """
+    rows = tools_lib.Tools.to_rows(tools_lib.Batch(table, batch.text))
+    for row in rows:
+        i, j = row["block"], row["sample"]
+        verdicts = batch.text.verdicts[i][j]
+        row["advantages"] = table["advantages"][i, j, : len(row["tokens"])].tolist()
+        row["reward"] = float(table["rewards"][i, j])
+        row["details"] = {k: v.detail for k, v in verdicts.items() if v.detail}
     return rows
 
 

@@ -1,7 +1,7 @@
-"""What a rollout works with: generate and verify, and the batch they fill.
+"""What a rollout works with: generate, score and verify, and the batch they fill.
 
 A batch is a table of numpy columns and, beside it, the text.  Rollouts are host
-control flow over these two calls; they never see the model.
+control flow over these calls; they never see the model.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlpt import generate as generate_lib
-from rlpt import metrics
+from rlpt import metrics, scoring
 from rlpt.columns import Table
 from rlpt.config import ConfigError
 from rlpt.models.transformer import ModelConfig
-from rlpt.tasks.base import Prompt, stable_id
+from rlpt.tasks.base import Prompt, hash_int, stable_id
 from rlpt.verifiers.base import Trajectory, Verdict
 
 ROLLOUT, EVALUATE, SAMPLE = 0, 1, 2  # purposes: each has draws of its own
+_CHECK_EVERY = 16  # tokens between looks for stop strings
 
 _EMPTY = {"group": -1, "answer_id": -1, "temperature": 1.0, "train_mask": True}  # others: 0
 Item = tuple[Prompt, int]  # a prompt and how often the stream gave it before
@@ -31,7 +32,11 @@ Item = tuple[Prompt, int]  # a prompt and how often the stream gave it before
 
 @dataclasses.dataclass
 class Text:
-    """The strings of a batch, by block and row. None: an empty block."""
+    """The strings of a batch, by block and row. None: an empty block.
+
+    prompt_text: the rendered chat.  completions: the assistant's turn without special tokens;
+    where the context of a block ends with the beginning of that turn, this beginning included.
+    """
 
     prompts: list[Prompt | None]
     prompt_text: list[str]
@@ -59,7 +64,7 @@ def bucket(n: int, widths: collections.abc.Sequence[int], what: str) -> int:
 
 
 class Tools:
-    """generate and verify over one model, tokenizer and verifier pool.
+    """generate, score and verify over one model, tokenizer and verifier pool.
 
     Args:
       sampling, missing: as in the config.  pool: a VerifierPool or None.
@@ -84,6 +89,9 @@ class Tools:
         self._recorded: dict[str, dict[int, list[dict[str, tp.Any]]]] = {}
         self.max_prompt = max(sampling.prompt_buckets)
         self.width = max(sampling.completion_buckets)
+        self.contexts = sorted(  # widths of prompts, and of prompts with a part of a completion
+            {*sampling.prompt_buckets, *(self.max_prompt + w for w in sampling.completion_buckets)}
+        )
         if self.max_prompt + self.width > model.max_positions:
             raise ConfigError(
                 f"sampling: prompt bucket {self.max_prompt} + completion bucket "
@@ -102,21 +110,36 @@ class Tools:
         group: int,
         step: int,
         attempt: int = 0,
-        first_sample: int = 0,
+        first_sample: int | collections.abc.Sequence[int] = 0,
         purpose: int = ROLLOUT,
         temperature: float | None = None,
+        prefixes: collections.abc.Sequence[collections.abc.Sequence[int]] | None = None,
+        max_tokens: int | None = None,
     ) -> Batch:
         """Samples `group` completions of every prompt. items: None is an empty block.
 
-        attempt, first_sample: enter the draws' keys, so that a retry or further
-        samples of a prompt never meet the same noise.
+        attempt, first_sample: enter the draws' keys, so that a retry, a branch or further
+        samples of a prompt never meet the same noise; first_sample may be one a block.
+
+        prefixes: tokens that a block's completions begin with, [] for none.  They are encoded
+        once a block and are context: at the end of prompt_tokens and in the text, not among the
+        completion tokens.  Draws are keyed by the position behind prompt and all: a row that goes
+        on from its own first tokens, as the same attempt and sample, is the same row again.
+
+        max_tokens: of a completion, at most, prefix not counted; the table is that wide.  Default:
+        what the prefix leaves of the largest bucket, in a table as wide as that bucket.
+
+        Raises: ValueError for a prefix that leaves no room or contains a stop string.
         """
         s = self.sampling
         temperature = s.temperature if temperature is None else temperature
-        p = len(items)
-        rows = [self.encode(i[0]) if i else [] for i in items]
-        length = bucket(max(map(len, rows), default=0), s.prompt_buckets, "prompt")
-        tokens = np.full((p, length), self.tokenizer.pad_id, np.int32)
+        p, stops, pad = len(items), tuple(s.stop_strings), self.tokenizer.pad_id
+        starts = [list(x) for x in prefixes] if prefixes is not None else [[] for _ in items]
+        room = [self.width - len(x) if max_tokens is None else max_tokens for x in starts]
+        self._check_prefixes(items, starts, room, stops)
+        rows = [self.encode(i[0]) + x if i else [] for i, x in zip(items, starts, strict=True)]
+        length = bucket(max(map(len, rows), default=0), self.contexts, "prompt")
+        tokens = np.full((p, length), pad, np.int32)
         mask = np.zeros((p, length), bool)
         for i, row in enumerate(rows):
             if row:
@@ -130,8 +153,9 @@ class Tools:
         ids[..., 0] = prompt_id[:, None]
         ids[..., 1] = np.array([i[1] if i else 0 for i in items])[:, None]
         ids[..., 2] = attempt
-        ids[..., 3] = first_sample + np.arange(group)
-        stops = tuple(s.stop_strings)
+        ids[..., 3] = np.broadcast_to(first_sample, p)[:, None] + np.arange(group)
+        most = max([r for r, i in zip(room, items, strict=True) if i] or [1])
+        width = bucket(most, s.completion_buckets, "completion") if max_tokens is None else most
         out = generate_lib.generate(
             self.model,
             self.params,
@@ -139,21 +163,31 @@ class Tools:
             mask,
             jax.random.fold_in(jax.random.fold_in(self.key, purpose), step),
             ids,
-            width=self.width,
+            width=width,
             stop=self.tokenizer.eos_ids,
             law=generate_lib.make_law(temperature, s.top_k, s.top_p, s.min_p),
-            pad=self.tokenizer.pad_id,
+            pad=pad,
             alive=alive,
+            offset=[len(x) for x in starts],
             dtype=jnp.dtype(s.dtype),
-            check=(lambda t, n, d: d | self._stopped(t, n, stops)) if stops else None,
-            check_every=16,
+            check=(lambda t, n, d: d | self._stopped(t, n, d, starts, stops)) if stops else None,
+            check_every=_CHECK_EVERY,
         )
         table: Table = {k: np.array(v) for k, v in jax.device_get(out).items()}
+        over = np.arange(width) >= np.array(room)[:, None, None]
+        table["truncated"] |= (table["completion_mask"] & over).any(-1)
+        _cut(table, over, pad)
         if stops:
-            self._cut_at_stop(table, stops)
+            self._cut_at_stop(table, starts, stops)
+        if max_tokens is None and width < self.width:
+            more = ((0, 0), (0, 0), (0, self.width - width))
+            for name, fill in (
+                ("completion_tokens", pad), ("completion_mask", False), ("sampler_logp", 0)
+            ):  # fmt: skip
+                table[name] = np.pad(table[name], more, constant_values=fill)
         completions = [
-            [self._text(table, i, j, stops) if alive[i, j] else "" for j in range(group)]
-            for i in range(p)
+            [self._text(table, i, j, x, stops) if alive[i, j] else "" for j in range(group)]
+            for i, x in enumerate(starts)
         ]
         table |= {
             "prompt_tokens": tokens,
@@ -176,37 +210,113 @@ class Tools:
         )
         return Batch(table, text)
 
-    def _text(self, table: Table, i: int, j: int, stops: tuple[str, ...]) -> str:
+    def _check_prefixes(
+        self,
+        items: collections.abc.Sequence[Item | None],
+        starts: list[list[int]],
+        room: list[int],
+        stops: tuple[str, ...],
+    ) -> None:
+        """Raises: ValueError, see `generate`."""
+        for i, (item, start, left) in enumerate(zip(items, starts, room, strict=True)):
+            if item and left < 1:
+                raise ValueError(
+                    f"generate: block {i} has room for {left} tokens behind a prefix of "
+                    f"{len(start)}, expected at least 1; shorten the prefix or add a larger "
+                    "bucket to config.sampling.completion_buckets"
+                )
+            if start and stops and self.tokens_until(start, stops) is not None:
+                raise ValueError(
+                    f"generate: the prefix {self.tokenizer.decode(start)!r} of block {i} contains "
+                    f"one of config.sampling.stop_strings {stops}; change one of them"
+                )
+
+    def tokens_until(
+        self,
+        tokens: collections.abc.Sequence[int],
+        strings: collections.abc.Sequence[str],
+        count: int = 1,
+    ) -> int | None:
+        """The number of tokens, from the start, whose text has the strings `count` times in all.
+
+        Returns: None where all of the tokens have not.
+        """
+
+        def has(n: int) -> bool:
+            text = self.tokenizer.decode(tokens[:n])
+            return sum(text.count(s) for s in strings) >= count
+
+        low, high = 0, len(tokens)  # not has(low), has(high)
+        if not has(high):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if has(middle) else (middle, high)
+        return high
+
+    def _text(self, table: Table, i: int, j: int, start: list[int], stops: tuple[str, ...]) -> str:
         tokens = table["completion_tokens"][i, j][table["completion_mask"][i, j]]
-        text = self.tokenizer.decode(tokens.tolist())
+        text = self.tokenizer.decode(start + tokens.tolist())
         cuts = [text.find(s) for s in stops if s in text]
         return text[: min(cuts)] if cuts else text
 
     def _stopped(
-        self, tokens: np.ndarray, lengths: np.ndarray, stops: tuple[str, ...]
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        done: np.ndarray,
+        starts: list[list[int]],
+        stops: tuple[str, ...],
     ) -> np.ndarray:
+        """Which rows that are not done have a stop string in what is new.
+
+        A token is at least one byte, so a stop string that ends in the new tokens begins no
+        further back than it has bytes.  A hit counts where the whole text has the string too.
+        """
+        tail = _CHECK_EVERY + max(len(s.encode()) for s in stops)
         out = np.zeros(lengths.shape, bool)
-        for i, j in np.ndindex(*lengths.shape):
-            text = self.tokenizer.decode(tokens[i, j, : lengths[i, j]].tolist())
-            out[i, j] = any(s in text for s in stops)
+        for i, j in zip(*np.nonzero(~done), strict=True):
+            row = starts[i] + tokens[i, j, : lengths[i, j]].tolist()
+            new, decode = row[-tail:], self.tokenizer.decode
+            out[i, j] = any(s in decode(new) and s in decode(row) for s in stops)
         return out
 
-    def _cut_at_stop(self, table: Table, stops: tuple[str, ...]) -> None:
+    def _cut_at_stop(self, table: Table, starts: list[list[int]], stops: tuple[str, ...]) -> None:
         """Ends rows after the token that completes a stop string."""
-        for i, j in np.ndindex(*table["truncated"].shape):
+        over = np.zeros(table["completion_mask"].shape, bool)
+        for i, j in np.ndindex(*over.shape[:2]):
             n = int(table["completion_mask"][i, j].sum())
-            tokens = table["completion_tokens"][i, j].tolist()
-            ends = lambda m: any(s in self.tokenizer.decode(tokens[:m]) for s in stops)  # noqa: B023, E731
-            if not n or not ends(n):
-                continue
-            low, high = 0, n  # ends(high), not ends(low)
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (low, middle) if ends(middle) else (middle, high)
-            table["completion_mask"][i, j, high:] = False
-            table["completion_tokens"][i, j, high:] = self.tokenizer.pad_id
-            table["sampler_logp"][i, j, high:] = 0.0
-            table["truncated"][i, j] = False
+            row = starts[i] + table["completion_tokens"][i, j, :n].tolist()
+            end = self.tokens_until(row, stops)
+            if end is not None:
+                over[i, j, end - len(starts[i]) :] = True
+                table["truncated"][i, j] = False
+        _cut(table, over, self.tokenizer.pad_id)
+
+    def score(self, table: Table) -> Table:
+        """logp and entropy [P,G,T] float32 of the completions, 0 outside completion_mask.
+
+        Under softmax(logits / temperature) of the current weights, without top-k, top-p or min-p;
+        block after block.
+        """
+        names = (
+            "prompt_tokens", "prompt_mask", "completion_tokens", "completion_mask", "temperature",
+        )  # fmt: skip
+        out = scoring.score(
+            self.model, self.params, {k: table[k] for k in names}, entropy=True,
+            dtype=jnp.dtype(self.sampling.dtype), blocks=1,
+        )  # fmt: skip
+        return {k: np.asarray(v) for k, v in out.items()}
+
+    def uniform(self, *parts: int | str) -> float:
+        """A number in [0, 1) that follows from the run's key and `parts`: for host choices."""
+        return hash_int(*np.asarray(jax.random.key_data(self.key)).ravel(), *parts) / 2**64
+
+    @property
+    def truncates(self) -> bool:
+        """Whether the sampling law leaves tokens out, so that sampler_logp is not the model's."""
+        s = self.sampling
+        return bool(s.top_k or s.top_p < 1 or s.min_p)
 
     def recorded(self, path: str, step: int, origin: int = 0) -> Batch:
         """The batch of one step of a rollouts.jsonl, see `from_rows`.
@@ -230,8 +340,9 @@ class Tools:
         """A batch from rows of rollouts.jsonl: the same tokens, log-probs and verdicts.
 
         Args:
-          rows: of one step, as `rlpt.metrics.read_rollouts` gives them.
-          origin: 0: to be trained on as if sampled now; 2: by older weights.
+          rows: of one step, as `rlpt.metrics.read_rollouts` gives them, or `to_rows`.
+          origin: of the rows that had origin 0: 0: to be trained on as if sampled now; 2: by
+            older weights.  Others keep theirs.
         Raises: ValueError for no rows or rows that do not fill blocks x samples.
         """
         p = 1 + max((r["block"] for r in rows), default=-1)
@@ -241,9 +352,7 @@ class Tools:
                 f"replay: got {len(rows)} rows, expected all of {p} blocks x {g} "
                 "samples of one step"
             )
-        length = bucket(
-            max(len(r["prompt_tokens"]) for r in rows), self.sampling.prompt_buckets, "prompt"
-        )
+        length = bucket(max(len(r["prompt_tokens"]) for r in rows), self.contexts, "prompt")
         t = self.width
         pad = self.tokenizer.pad_id
         table: Table = {
@@ -287,6 +396,10 @@ class Tools:
             for name in ("temperature", "truncated", "row_mask"):
                 table[name][i, j] = r[name]
             table["prompt_id"][i] = r["prompt_id"]
+            # what files of earlier versions do not have is as if sampled block by block
+            table["group"][i] = r.get("group", i)
+            table["row_id"][i, j] = r.get("row_id", i * g + j)
+            table["origin"][i, j] = r.get("origin", 0) or origin
             text.prompts[i] = Prompt(r["id"], (), r["answer"])
             text.prompt_text[i] = r["prompt"]
             text.completions[i][j] = r["completion"]
@@ -318,6 +431,31 @@ class Tools:
             text.completions.append(list(old.completions[i]) if i >= 0 else [""] * group)
             text.verdicts.append([dict(old.verdicts[i][j]) if i >= 0 else {} for j in range(group)])
         return Batch(_numbered(table), text)
+
+    @staticmethod
+    def widen(batch: Batch, group: int) -> Batch:
+        """The batch with blocks of `group` completions: empty slots behind those that it has.
+
+        Raises: ValueError where it has more than that.
+        """
+        p, have = batch.table["row_mask"].shape
+        if group < have:
+            raise ValueError(f"widen: got blocks of {have} rows, expected at most {group}")
+        table: Table = {}
+        for name, column in batch.table.items():
+            table[name] = column
+            if column.shape[1:2] == (have,) and not name.startswith("prompt_"):
+                fill = np.nan if name.startswith("verdict/") else _EMPTY.get(name, 0)
+                more = np.full((p, group - have, *column.shape[2:]), fill, column.dtype)
+                table[name] = np.concatenate([column, more], axis=1)
+        table["row_id"] = np.arange(p * group, dtype=np.int32).reshape(p, group)
+        text = Text(
+            list(batch.text.prompts),
+            list(batch.text.prompt_text),
+            [x + [""] * (group - have) for x in batch.text.completions],
+            [x + [{} for _ in range(group - have)] for x in batch.text.verdicts],
+        )
+        return Batch(table, text, batch.outcomes)
 
     @staticmethod
     def concatenate(batches: collections.abc.Sequence[Batch]) -> Batch:
@@ -356,11 +494,14 @@ class Tools:
         table, text = batch.table, batch.text
         out = []
         for i, j in np.ndindex(*table["row_mask"].shape):
-            prompt, verdicts = tp.cast(Prompt, text.prompts[i]), text.verdicts[i][j]
+            prompt, verdicts = text.prompts[i], text.verdicts[i][j]
+            if prompt is None:
+                continue
             n = int(table["completion_mask"][i, j].sum())
             row = {
                 "block": i,
                 "sample": j,
+                "group": int(table["group"][i]),
                 "id": prompt.id,
                 "answer": prompt.answer,
                 "prompt_id": int(table["prompt_id"][i]),
@@ -372,7 +513,10 @@ class Tools:
                 "outcomes": {k: v.outcome for k, v in verdicts.items()},
             }
             row |= {k: table[k][i, j, :n].tolist() for k in ("loss_mask", "sampler_logp")}
-            row |= {k: table[k][i, j].item() for k in ("row_mask", "truncated", "temperature")}
+            row |= {
+                k: table[k][i, j].item()
+                for k in ("row_id", "origin", "row_mask", "truncated", "temperature")
+            }
             out.append(row)
         return out
 
@@ -410,6 +554,13 @@ class Tools:
                     table[f"verdict/{name}"][i, j] = score
             table["row_mask"][i, j] = known
         return batch
+
+
+def _cut(table: Table, over: np.ndarray, pad: int) -> None:
+    """Takes the tokens where `over` (broadcast to [P,G,T]) is True out of the completions."""
+    table["completion_mask"] &= ~over
+    for name, fill in (("completion_tokens", pad), ("sampler_logp", 0)):
+        table[name] = np.where(over, np.array(fill, table[name].dtype), table[name])
 
 
 def _numbered(table: Table) -> Table:

@@ -36,16 +36,23 @@ def refill(
       max_batches: batches generated in a step at most, >= 1.
       carry: kept blocks that are too many come first in the next step, with origin 2 and the
         sampler's log-probs as old_logp, since older weights made them; False: they are dropped.
+        Not with top-k, top-p or min-p, whose log-probs are of another law than the ratio's.
       min_std: standard deviation that a verdict has to exceed.
     Returns: ({"policy": batch}, state).
 
-    Raises: ValueError for max_batches < 1.
+    Raises: ValueError for max_batches < 1, or carry with a law that leaves tokens out.
 
     Reference: Yu et al., "DAPO", arXiv:2503.14476, sec. 3.2.  Differs from it in: surplus blocks
     can be carried to the next step.
     """
     if max_batches < 1:
         raise ValueError(f"refill: got max_batches={max_batches}, expected at least 1")
+    if carry and tools.truncates:
+        raise ValueError(
+            "refill: got carry=True with top_k, top_p or min_p: the log-probs that carried rows "
+            "bring are of the truncated law, those of the update are not; set "
+            "config.rollout.options.carry to False, or sample from the whole law"
+        )
     counts: collections.Counter[str] = collections.Counter()
     kept, have = [], 0
     if state and state["carried"]:

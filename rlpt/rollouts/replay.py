@@ -24,7 +24,8 @@ def recorded(
 
     Args:
       path: a rollouts.jsonl of a run with the same prompts x group.
-      origin: 0: as if sampled now; 2: by older weights, ratio to the recorded log-probs.
+      origin: 0: as if sampled now; 2: by older weights.  Rows recorded with another origin
+        than 0 keep it; the ratio of all rows but those of origin 0 is to the recorded log-probs.
     Raises: ValueError where the file has no such step or another shape.
     """
     stream.take(prompts)  # the stream moves on as in the recorded run
@@ -34,6 +35,6 @@ def recorded(
         raise ValueError(
             f"replay: {path} holds {got} prompts x group, the config has {(prompts, group)}"
         )
-    if origin:
+    if batch.table["origin"].any():
         batch.table["old_logp"] = batch.table["sampler_logp"]
     return {"policy": batch}, state
