@@ -18,14 +18,18 @@ from rlpt import columns as columns_lib
 from rlpt import config as config_lib
 from rlpt import generate as generate_lib
 from rlpt import learner as learner_lib
-from rlpt import optim
+from rlpt import learners as learners_lib
+from rlpt import optim, scoring, settings
 from rlpt.columns import Table
 from rlpt.config import ConfigError
+from rlpt.models import transformer
 from rlpt.models.load import Loaded
 from rlpt.models.transformer import ModelConfig
 from rlpt.tasks import build as tasks_build
 from rlpt.tasks.base import Prompt
 from rlpt.tasks.stream import Source
+
+_TINY = ModelConfig(8, 1, 8, 8, 1, 1, 8)  # for shapes
 
 # Settings that may change between a run and its resumption without changing what it computes.
 _FREE = ("steps", "eval", "checkpoint", "log", "export", "debug", "pool")
@@ -49,25 +53,52 @@ def versions() -> dict[str, str]:
 
 def make_learner(config: tp.Any, model: ModelConfig) -> learner_lib.Learner:
     """The policy's learner as the config describes it."""
-    settings = config.optim.to_dict()
-    settings.pop("max_skipped")
-    settings["decay_rules"] = settings["decay_rules"] or None
-    updates = config.steps * config.learner.epochs * config.learner.minibatches
-    optimizer, _ = optim.make_optimizer({**settings, "total_steps": max(updates, 1)})
     rank = config.model.lora.rank
     return learner_lib.Learner(
-        model=model,
+        **_shared(config, model, config.learner, {}),
         terms=tuple(learner_lib.make_term(t) for t in config.loss),
-        optimizer=optimizer,
-        epochs=config.learner.epochs,
-        minibatches=config.learner.minibatches,
-        micro_blocks=config.learner.micro_blocks,
-        logits_chunk=config.model.logits_chunk,
-        dtype=jnp.dtype(config.model.dtype),
-        remat=config.model.remat,
         old_logp=config.learner.old_logp,
         skip_zero_advantage=config.learner.skip_zero_advantage,
         lora_scale=config.model.lora.alpha / rank if rank else None,
+    )
+
+
+def make_learners(config: tp.Any, model: ModelConfig) -> dict[str, learner_lib.Learner]:
+    """The policy's learner and those of config.learners, by name.
+
+    Raises: ConfigError for entries that cannot work.
+    """
+    out = {"policy": make_learner(config, model)}
+    for name in config.learners:
+        entry = settings.learner_entry(config, name)
+        out[name] = learner_lib.Learner(
+            **_shared(config, model, entry, dict(entry["optim"])),
+            terms=tuple(learner_lib.make_term(t) for t in entry["loss"]),
+            name=name,
+            output=entry["output"],
+        )
+    return out
+
+
+def _shared(
+    config: tp.Any, model: ModelConfig, layout: tp.Any, optimizer: dict[str, tp.Any]
+) -> dict[str, tp.Any]:
+    """What every learner has. optimizer: what differs from config.optim."""
+    own = {**config.optim.to_dict(), **optimizer}
+    own.pop("max_skipped")
+    own["decay_rules"] = own["decay_rules"] or None
+    updates = max(config.steps - layout["start"], 0) * layout["epochs"] * layout["minibatches"]
+    made, _ = optim.make_optimizer({**own, "total_steps": max(updates, 1)})
+    return dict(
+        model=model,
+        optimizer=made,
+        epochs=layout["epochs"],
+        minibatches=layout["minibatches"],
+        micro_blocks=layout["micro_blocks"],
+        start=layout["start"],
+        logits_chunk=config.model.logits_chunk,
+        dtype=jnp.dtype(config.model.dtype),
+        remat=config.model.remat,
     )
 
 
@@ -87,20 +118,23 @@ def abstract_table(config: tp.Any) -> Table:
         table[name] = jax.ShapeDtypeStruct(tuple(size[a] for a in axes), dtypes[kind])
     for v in config.verifiers:
         table[f"verdict/{v['name']}"] = jax.ShapeDtypeStruct((p, size["G"]), jnp.float32)
+    # A rollout that makes further columns says so: fn.columns = {name: (axes, kind)}, the axes as
+    # in columns.LEGEND, the kind one of i, b and f.
+    own = getattr(config_lib.find("rollouts", config.rollout.fn), "columns", {})
+    for name, (axes, kind) in own.items():
+        table[name] = jax.ShapeDtypeStruct(tuple(size[a] for a in axes), dtypes[kind])
     return table
 
 
-def check(config: tp.Any) -> tuple[chain_lib.Chain, learner_lib.Learner]:
-    """Resolves every name and runs the device chain on shapes alone.
+def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]]:
+    """Resolves every name and runs scorers, chain and losses on shapes alone.
 
+    Returns: the chain, and the scorers.
     Raises: ConfigError or ValueError for an unknown name, a wrong setting, a column
       that nothing makes or a shape that does not fit, before anything is loaded.
     """
     config_lib.validate(config)
     generate_lib.make_law(*(config.sampling[k] for k in generate_lib.LawNumbers._fields))
-    names = [t.name for t in (learner_lib.make_term(t) for t in config.loss)]
-    if len(set(names)) != len(names):
-        raise ConfigError(f"config.loss: terms named {names}; give each a name= of its own")
     for spec in config.tasks:
         own = {k: v for k, v in dict(spec).items() if k not in ("weight", "label", "verifier")}
         config_lib.entry("tasks", own)
@@ -110,30 +144,67 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, learner_lib.Learner]:
         config_lib.entry("verifiers", own)
     rollout_of(config)
     chain = chain_lib.build(config, config.rollout.group_blocks)
-    learner = make_learner(config, ModelConfig(8, 1, 8, 8, 1, 1, 8))
+    scorers = tuple(config_lib.entry("scorers", s) for s in config.scorers)
+    learners = make_learners(config, _TINY)
+    for learner in learners.values():
+        names = [t.name for t in learner.terms]
+        if len(set(names)) != len(names):
+            raise ConfigError(
+                f"loss of {learner.name}: terms named {names}; give each a name= of its own"
+            )
+        if config.rollout.group_blocks > 1:
+            for term in learner.terms:
+                if term.value and getattr(term.value.fn, "couples_rows", False):
+                    raise ConfigError(
+                        f"loss term {term.name!r} couples the rows of a group, which have to be "
+                        f"in one block: got rollout.group_blocks={config.rollout.group_blocks}, "
+                        "expected 1 with a larger rollout.group"
+                    )
 
-    def run(table: Table, key: jax.Array) -> tp.Any:
-        state = chain.init()
-        table["ref_logp"] = table["sampler_logp"]  # scored where a method reads it
-        if learner.old_logp_given:
-            table["old_logp"] = table["sampler_logp"]
-        table, _ = chain(table, state, chain.numbers(0), key, jnp.int32(0))
-        logp = table["sampler_logp"]
-        given = {"logp": logp, "entropy": logp, "hidden": jnp.zeros((*logp.shape, 8))}
-        table = {**table, "old_logp": logp, "ref_logp": logp}
-        numbers = learner.numbers(0)
-        weights = learner.term_weights(table, numbers)
-        for term, w, n in zip(learner.terms, weights, numbers, strict=True):
-            value, _ = term.evaluate(table, given, n)
-            if value.shape != w.shape or value.shape != logp.shape:
-                raise ConfigError(
-                    f"loss term {term.name!r}: value {value.shape} and weights "
-                    f"{w.shape}, expected [P,G,T] = {logp.shape}"
-                )
+    def run(table: Table, params: tp.Any, key: jax.Array) -> tp.Any:
+        table["ref_logp"] = logp = table["sampler_logp"]  # scored where a method reads it
+        if learners["policy"].old_logp_given:
+            table["old_logp"] = logp
+        models = {"policy": (learners["policy"], params), "reference": (learners["policy"], params)}
+        for name, learner in learners.items():
+            if learner.output == "value":
+                models[name] = (learner, scoring.value_params(params))
+            elif name != "policy":
+                models[name] = (learner, params)
+            if name != "policy" and (writes := config.learners[name].get("writes", "")):
+                table[writes] = logp
+        numbers = [s.numbers_at(0) for s in scorers]
+        table |= learners_lib.score_columns(scorers, models, table, numbers, 0)
+        table, _ = chain(table, chain.init(), chain.numbers(0), key, jnp.int32(0))
+        for name, learner in learners.items():
+            entry = {} if name == "policy" else config.learners[name]
+            if entry.get("table", "policy") == "policy":
+                _check_terms(learner, {**table, "old_logp": logp})
         return table
 
-    jax.eval_shape(run, abstract_table(config), jax.eval_shape(lambda: jax.random.key(0)))
-    return chain, learner
+    params = jax.eval_shape(lambda: transformer.init_params(_TINY, jax.random.key(0)))
+    jax.eval_shape(run, abstract_table(config), params, jax.eval_shape(lambda: jax.random.key(0)))
+    return chain, scorers
+
+
+def _check_terms(learner: learner_lib.Learner, table: Table) -> None:
+    """Evaluates the terms of a loss on abstract columns and outputs.
+
+    Raises: ConfigError for a term whose value or weights are not [P,G,T].
+    """
+    logp = table["sampler_logp"]
+    given = {"hidden": jnp.zeros((*logp.shape, _TINY.d_model)), learner.output: logp}
+    if learner.output == "logp":
+        given |= {"entropy": logp, "log_ratio": logp}
+    numbers = learner.numbers(0)
+    weights = learner.term_weights(table, numbers)
+    for term, w, n in zip(learner.terms, weights, numbers, strict=True):
+        value, _ = term.evaluate(table, given, n)
+        if value.shape != w.shape or value.shape != logp.shape:
+            raise ConfigError(
+                f"loss term {term.name!r}: value {value.shape} and weights "
+                f"{w.shape}, expected [P,G,T] = {logp.shape}"
+            )
 
 
 def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:

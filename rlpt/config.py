@@ -24,7 +24,7 @@ __all__ = (
     "find", "resolve", "runlocal", "schedule", "suggest", "validate",
 )  # fmt: skip
 
-RESERVED = ("key", "step", "state", "models")
+RESERVED = ("key", "step", "state", "models", "head")
 MODEL_OUTPUTS = ("logp", "entropy", "value", "hidden")
 
 

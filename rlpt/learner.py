@@ -25,9 +25,8 @@ from rlpt.models.transformer import ModelConfig
 
 Params = tp.Any
 _OF_TOKENS = {
-    f"policy/{k}"
-    for k in ("entropy", "sampler_gap", "kl_old", "kl_ref", "ratio", "clip_fraction", "correction")
-}
+    "entropy", "sampler_gap", "kl_old", "kl_ref", "ratio", "clip_fraction", "correction", "value",
+}  # fmt: skip
 MODEL_COLUMNS = (
     "prompt_tokens",
     "prompt_mask",
@@ -129,21 +128,26 @@ def make_term(spec: tp.Any) -> Term:
 
 
 class LearnerState(tp.TypedDict):
-    """params: what is trained (the adapters under LoRA); opt: optax state; updates: int32."""
+    """params: what is trained (the adapters under LoRA); opt: optax state."""
 
     params: Params
     opt: tp.Any
-    updates: jax.Array
-    skipped: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learner:
-    """Everything static about one learner; the state is a pytree that `update` donates."""
+    """Everything static about one learner; the state is a pytree that `update` donates.
+
+    output: what its model says of each completion token: logp (and entropy), of a language
+      model, or value, of one with a scalar head (`scoring.value_params`).
+    """
 
     model: ModelConfig
     terms: tuple[Term, ...]
     optimizer: tp.Any
+    name: str = "policy"
+    output: str = "logp"
+    start: int = 0  # the first step (from 0) that updates it
     epochs: int = 1
     minibatches: int = 1
     micro_blocks: int = 0  # blocks in a micro-batch; 0: all
@@ -170,12 +174,7 @@ class Learner:
         return {c for t in self.terms for b in (*t.bound, t.weights) for c in b.reads}
 
     def init(self, params: Params) -> LearnerState:
-        return {
-            "params": params,
-            "opt": self.optimizer.init(params),
-            "updates": jnp.int32(0),
-            "skipped": jnp.int32(0),
-        }
+        return {"params": params, "opt": self.optimizer.init(params)}
 
     def assemble(self, params: Params, frozen: Params) -> Params:
         """The model's parameters from what is trained and what is frozen."""
@@ -185,6 +184,20 @@ class Learner:
 
     def numbers(self, step: int) -> list[dict[str, tp.Any]]:
         return [t.numbers(step) for t in self.terms]
+
+    def outputs(self, params: Params, table: Table) -> Table:
+        """What the model with these (assembled) parameters says of a table, differentiable."""
+        columns = {k: table[k] for k in MODEL_COLUMNS}
+        if self.output == "value":
+            return scoring.values(self.model, params, columns, dtype=self.dtype, remat=self.remat)
+        return scoring.outputs(
+            self.model, params, columns,
+            entropy=True, dtype=self.dtype, remat=self.remat, chunk=self.logits_chunk,
+        )  # fmt: skip
+
+    def _metric(self, name: str) -> str:
+        """loss/* of the policy has no prefix; everything else has the learner's name."""
+        return name if self.name == "policy" and name[:5] == "loss/" else f"{self.name}/{name}"
 
     def term_weights(self, table: Table, numbers: list[tp.Any]) -> list[jax.Array]:
         """One [P,G,T] array a term, normalised over the rows of this table."""
@@ -199,38 +212,45 @@ class Learner:
         numbers: list[tp.Any],
     ) -> tuple[jax.Array, Table]:
         """The (partial) loss of some blocks and its metrics as sums over tokens."""
-        out = scoring.outputs(
-            self.model, self.assemble(params, frozen), {k: table[k] for k in MODEL_COLUMNS},
-            entropy=True, dtype=self.dtype, remat=self.remat, chunk=self.logits_chunk,
-        )  # fmt: skip
-        old = jax.lax.stop_gradient(out["logp"])
-        if "old_logp" in table:
-            given_rows = self.old_logp_given | (table["origin"] != 0)
-            old = jnp.where(given_rows[..., None], table["old_logp"], old)
-        table = {**table, "old_logp": old}
-        given: Table = {**out, "log_ratio": out["logp"] - old}
+        out = self.outputs(self.assemble(params, frozen), table)
+        given, metrics = dict(out), {}
+        if self.output == "value":
+            metrics["value"] = out["value"]
+        else:
+            old = jax.lax.stop_gradient(out["logp"])
+            if "old_logp" in table:
+                given_rows = self.old_logp_given | (table["origin"] != 0)
+                old = jnp.where(given_rows[..., None], table["old_logp"], old)
+            table = {**table, "old_logp": old}
+            given["log_ratio"] = out["logp"] - old
+            trainer = out["logp"] if self.old_logp == "sampler" else old
+            metrics["entropy"] = out["entropy"]
+            metrics["sampler_gap"] = jnp.abs(trainer - table["sampler_logp"])
+            metrics["kl_old"] = old - out["logp"]
+            if "ref_logp" in table:
+                metrics["kl_ref"] = out["logp"] - table["ref_logp"]
         total = jnp.float32(0.0)
-        metrics: Table = {}
         for term, w, n in zip(self.terms, weights, numbers, strict=True):
             value, extra = term.evaluate(table, given, n)
             part = jnp.sum(jnp.where(w != 0, value * w, 0.0))
             total = total + n["coef"] * part
-            metrics[f"loss/{term.name}"] = part
-            for k, v in extra.items():
-                metrics[f"policy/{k}"] = v
+            metrics |= {f"loss/{term.name}": part, **extra}
         token = table["_token_weights"]
-        trainer = out["logp"] if self.old_logp == "sampler" else old
-        gap = jnp.abs(trainer - table["sampler_logp"])
-        metrics["policy/entropy"] = out["entropy"]
-        metrics["policy/sampler_gap"] = gap
-        metrics["policy/kl_old"] = old - out["logp"]
-        if "ref_logp" in table:
-            metrics["policy/kl_ref"] = out["logp"] - table["ref_logp"]
         metrics = {
-            k: v if v.ndim == 0 else jnp.sum(jnp.where(token > 0, v * token, 0.0))
+            self._metric(k): v if v.ndim == 0 else jnp.sum(jnp.where(token > 0, v * token, 0.0))
             for k, v in metrics.items()
         }
         return total, jax.lax.stop_gradient(metrics)
+
+    @functools.cached_property
+    def score(self) -> tp.Callable[[Params, Table], jax.Array]:
+        """(assembled parameters, MODEL_COLUMNS) -> `output` [P,G,T], jitted, by micro-batches."""
+
+        def score(params: Params, table: Table) -> jax.Array:
+            read = lambda part: self.outputs(params, part)[self.output]  # noqa: E731
+            return scoring.by_blocks(read, table, self.micro_blocks)
+
+        return jax.jit(score)
 
     @functools.cached_property
     def step(self) -> tp.Callable[..., tuple[LearnerState, Table]]:
@@ -277,18 +297,9 @@ class Learner:
                 0, live, lambda i, acc: jax.tree.map(jnp.add, acc, micro(i)), zeros
             )
         params, opt, info = optim.guarded_update(self.optimizer, grads, state["opt"], params, loss)
-        metrics |= {
-            "loss/total": loss,
-            "policy/grad_norm": info["grad_norm"],
-            "policy/skipped": info["skipped"],
-        }
-        new: LearnerState = {
-            "params": params,
-            "opt": opt,
-            "updates": state["updates"] + 1,
-            "skipped": state["skipped"] + info["skipped"].astype(jnp.int32),
-        }
-        return new, metrics
+        own = {"loss/total": loss, "grad_norm": info["grad_norm"], "skipped": info["skipped"]}
+        metrics |= {self._metric(k): v for k, v in own.items()}
+        return {"params": params, "opt": opt}, metrics
 
     def update(
         self,
@@ -331,10 +342,11 @@ class Learner:
                 else:
                     batch = {k: v[part] for k, v in table.items()}
                 state, metrics = self.step(state, frozen, batch, numbers, jnp.int32(live))
-                metrics["policy/live_blocks"] = int(busy[part].sum())
+                metrics[self._metric("live_blocks")] = int(busy[part].sum())
                 for k, v in metrics.items():
                     totals.setdefault(k, []).append(v)
                 if not live:  # nothing was computed: these are no numbers
-                    for k in _OF_TOKENS & set(metrics):
-                        totals[k].pop()
+                    for k in metrics:
+                        if k.rpartition("/")[2] in _OF_TOKENS:
+                            totals[k].pop()
         return state, {k: float(np.mean([float(x) for x in v])) for k, v in totals.items() if v}

@@ -53,7 +53,7 @@ def load_policy(source: str, step: int | None = None) -> Loaded:
         if rank
         else params
     )
-    example = jax.eval_shape(lambda: {"learner": {"params": trained}})
+    example = jax.eval_shape(lambda: {"learners": {"policy": {"params": trained}}})
     checkpointer = Checkpointer(pathlib.Path(source) / "checkpoints")
     try:
         names = ("versions", "config", "tokenizer", "model")
@@ -64,7 +64,7 @@ def load_policy(source: str, step: int | None = None) -> Loaded:
         raise FileNotFoundError(
             f"{source}/checkpoints holds no checkpoint" + (f" of step {step}" if step else "")
         )
-    new = saved.device_state["learner"]["params"]
+    new = saved.device_state["learners"]["policy"]["params"]
     if rank:
         new = lora.merge(params, new, config.model.lora.alpha / rank)
     return dataclasses.replace(loaded, params=new, source=f"{source} at step {saved.step}")

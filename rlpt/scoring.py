@@ -127,6 +127,57 @@ def outputs(
     return out
 
 
+def value_params(params: tp.Any) -> tp.Any:
+    """Parameters of a value model: the body of a language model and a scalar head of zeros.
+
+    Returns: the tree without `head`, with value_head {"kernel": [D], "bias": []} float32.
+    """
+    body = {k: v for k, v in params.items() if k != "head"}
+    width = params["final_norm"].shape[0]
+    head = {"kernel": jnp.zeros(width, jnp.float32), "bias": jnp.zeros((), jnp.float32)}
+    return {**body, "value_head": head}
+
+
+def values(
+    cfg: ModelConfig,
+    params: tp.Any,
+    table: dict[str, tp.Any],
+    *,
+    dtype: tp.Any = jnp.float32,
+    remat: str = "none",
+) -> dict[str, jax.Array]:
+    """What a value model (`value_params`) says of the prefix before each completion token.
+
+    Args:
+      table: as `outputs`; the temperature is not read.
+    Returns: value [P,G,T] float32 (0 outside completion_mask) and hidden [P,G,T,D].
+    """
+    hidden = predicting_hidden(cfg, params, table, dtype=dtype, remat=remat)
+    head = params["value_head"]
+    value = jnp.einsum(
+        "pgtd,d->pgt", hidden, head["kernel"].astype(hidden.dtype),
+        preferred_element_type=jnp.float32,
+    )  # fmt: skip
+    mask = table["completion_mask"]
+    return {"value": jnp.where(mask, value + head["bias"], 0.0), "hidden": hidden}
+
+
+def by_blocks(
+    fn: tp.Callable[[dict[str, tp.Any]], tp.Any], table: dict[str, tp.Any], blocks: int
+) -> tp.Any:
+    """fn over slabs of a table, so that only one slab's activations exist at once.
+
+    Args:
+      fn: maps a table of `blocks` blocks to arrays whose first axis is the block.
+      blocks: a divisor of P; 0: all at once.
+    """
+    p = table["completion_tokens"].shape[0]
+    if blocks in (0, p):
+        return fn(table)
+    parts = jax.tree.map(lambda x: x.reshape(p // blocks, blocks, *x.shape[1:]), table)
+    return jax.tree.map(lambda x: x.reshape(p, *x.shape[2:]), jax.lax.map(fn, parts))
+
+
 @functools.partial(jax.jit, static_argnames=("cfg", "entropy", "dtype", "chunk", "blocks"))
 def score(
     cfg: ModelConfig,
@@ -138,18 +189,11 @@ def score(
     chunk: int = 1024,
     blocks: int = 0,
 ) -> dict[str, jax.Array]:
-    """`outputs` without a gradient and without the hidden states, jitted.
-
-    blocks: how many are scored at once, a divisor of P; 0: all.
-    """
+    """`outputs` without a gradient and without the hidden states, jitted; see `by_blocks`."""
 
     def some(part: dict[str, tp.Any]) -> dict[str, jax.Array]:
         out = outputs(cfg, params, part, entropy=entropy, dtype=dtype, chunk=chunk)
         out.pop("hidden")
         return out
 
-    p = table["temperature"].shape[0]
-    if blocks in (0, p):
-        return some(table)
-    parts = jax.tree.map(lambda x: x.reshape(p // blocks, blocks, *x.shape[1:]), table)
-    return jax.tree.map(lambda x: x.reshape(p, *x.shape[2:]), jax.lax.map(some, parts))
+    return by_blocks(some, table, blocks)

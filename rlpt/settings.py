@@ -60,6 +60,7 @@ def default() -> tp.Any:
         completion_buckets=(16,),
         dtype="float32",
     )
+    c.scorers = ()
     c.shaping = ()
     c.advantage = (dict(fn="group.grpo"),)
     c.loss = (dict(surrogate="surrogates.ppo_clip"),)
@@ -69,7 +70,9 @@ def default() -> tp.Any:
         micro_blocks=0,
         old_logp="auto",  # auto, recompute, sampler
         skip_zero_advantage=True,
+        start=0,  # the first step that updates the policy; later than 0: critics get ahead
     )
+    c.learners = ml_collections.ConfigDict()  # name -> what differs from `LEARNER`
     c.optim = dict(
         name="adamw",
         lr=1e-6,
@@ -93,7 +96,54 @@ def default() -> tp.Any:
     c.debug = False  # check every table's columns
     c.lock()
     c.rollout.options.unlock()
+    c.learners.unlock()
     return c
+
+
+# A learner beside the policy, such as a critic: what its entry in config.learners may change.
+LEARNER: dict[str, tp.Any] = {
+    "source": "policy",  # weights at the start: the policy's, or as config.model.source
+    "output": "value",  # logp (a language model) or value (a scalar head)
+    "writes": "",  # the column for its output on the policy table; "": none
+    "table": "policy",  # the table that it is trained on, one of those that the rollout makes
+    "when": "after_credit",  # or before_credit
+    "loss": (),
+    "start": 0,
+    "epochs": 1,
+    "minibatches": 1,
+    "micro_blocks": 0,
+    "optim": {},  # what differs from config.optim
+}
+
+
+def learner_entry(config: tp.Any, name: str) -> dict[str, tp.Any]:
+    """The entry of config.learners, complete.
+
+    Raises: ConfigError for a name that is taken and for unknown or impossible settings.
+    """
+    given = dict(config.learners[name])
+    where = f"config.learners.{name}"
+    if name in ("policy", "reference", "loss"):
+        raise ConfigError(f"{where}: the name is taken; call it critic, reward_model, …")
+    for key in given:
+        if key not in LEARNER:
+            raise ConfigError(f"{where}: unknown setting {key!r}.{suggest(key, LEARNER)}")
+    out = {**LEARNER, **given}
+    for key, allowed in (
+        ("output", ("logp", "value")),
+        ("when", ("before_credit", "after_credit")),
+    ):
+        if out[key] not in allowed:
+            raise ConfigError(f"{where}.{key}: got {out[key]!r}, expected {' or '.join(allowed)}")
+    if not out["loss"]:
+        raise ConfigError(f"{where}.loss: got (), expected at least one term")
+    for key in out["optim"]:
+        if key not in config.optim:
+            raise ConfigError(f"{where}.optim: unknown key {key!r}.{suggest(key, config.optim)}")
+    for key, low in (("start", 0), ("epochs", 1), ("minibatches", 1), ("micro_blocks", 0)):
+        if type(out[key]) is not int or out[key] < low:
+            raise ConfigError(f"{where}.{key}: got {out[key]!r}, expected an integer >= {low}")
+    return out
 
 
 def runlocal(config: tp.Any) -> tp.Any:
@@ -119,6 +169,9 @@ def runlocal(config: tp.Any) -> tp.Any:
     c.rollout.group_blocks = min(c.rollout.group_blocks, 2)
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (8,)
     c.learner.micro_blocks = 0
+    for entry in c.learners.values():
+        entry["micro_blocks"] = 0
+        entry["optim"] = {}
     c.optim.lr, c.optim.schedule, c.optim.warmup_steps = 1e-2, "constant", 0
     c.eval.prompts, c.eval.samples, c.eval.every = 4, 4, 0
     return c
@@ -147,7 +200,7 @@ def validate(config: tp.Any) -> None:
             f"config: got a {type(config).__name__}, expected rlpt.config.default() with changes"
         )
     for at, section in (("config", default()), *((f"config.{k}", v) for k, v in default().items())):
-        if not hasattr(section, "keys") or not len(section):
+        if not hasattr(section, "keys") or not len(section):  # learners, rollout.options
             continue
         mine = config if at == "config" else config[at.removeprefix("config.")]
         for key in set(mine) - set(section):
@@ -166,8 +219,9 @@ def validate(config: tp.Any) -> None:
     at_least(1, "rollout.prompts", "rollout.group", "rollout.group_blocks", "learner.epochs")
     at_least(1, "learner.minibatches", "pool.workers", "checkpoint.every", "checkpoint.keep")
     at_least(1, "model.logits_chunk", "optim.max_skipped")
-    at_least(0, "steps", "learner.micro_blocks", "eval.every", "eval.samples", "eval.prompts")
-    at_least(0, "eval.blocks", "model.lora.rank", "log.rollouts_every", "checkpoint.keep_best")
+    at_least(0, "steps", "learner.micro_blocks", "learner.start", "eval.every", "eval.samples")
+    at_least(0, "eval.prompts", "eval.blocks", "model.lora.rank", "log.rollouts_every")
+    at_least(0, "checkpoint.keep_best")
     s = config.sampling
     if not s.temperature > 0:
         raise ConfigError(
@@ -206,17 +260,20 @@ def validate(config: tp.Any) -> None:
         if value not in allowed:
             raise ConfigError(f"config.{key}: got {value!r}, expected one of {', '.join(allowed)}")
     blocks = config.rollout.prompts * config.rollout.group_blocks
-    if blocks % config.learner.minibatches:
-        raise ConfigError(
-            f"config.learner.minibatches: {config.learner.minibatches} does not "
-            f"divide the {blocks} blocks of a batch"
-        )
-    rows = blocks // config.learner.minibatches
-    if config.learner.micro_blocks and rows % config.learner.micro_blocks:
-        raise ConfigError(
-            f"config.learner.micro_blocks: {config.learner.micro_blocks} does not "
-            f"divide the {rows} blocks of a minibatch"
-        )
+    layouts = {"learner": config.learner}
+    layouts |= {f"learners.{name}": learner_entry(config, name) for name in config.learners}
+    for where, layout in layouts.items():
+        if layout["minibatches"] and blocks % layout["minibatches"]:
+            raise ConfigError(
+                f"config.{where}.minibatches: {layout['minibatches']} does not "
+                f"divide the {blocks} blocks of a batch"
+            )
+        rows = blocks // layout["minibatches"]
+        if layout["micro_blocks"] and rows % layout["micro_blocks"]:
+            raise ConfigError(
+                f"config.{where}.micro_blocks: {layout['micro_blocks']} does not "
+                f"divide the {rows} blocks of a minibatch"
+            )
     names = [v["name"] for v in config.verifiers if "name" in v]
     if len(names) != len(config.verifiers) or len(set(names)) != len(names) or not names:
         raise ConfigError(

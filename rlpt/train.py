@@ -27,16 +27,16 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import build, records, scoring
+from rlpt import build, records
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
 from rlpt import evaluate as evaluate_lib
-from rlpt import learner as learner_lib
+from rlpt import learners as learners_lib
 from rlpt import metrics as metrics_lib
 from rlpt import tools as tools_lib
 from rlpt.checkpoint import Checkpointer
 from rlpt.columns import Table
-from rlpt.models import hf, lora
+from rlpt.models import hf
 from rlpt.models.load import load
 from rlpt.report import curves
 from rlpt.tasks.stream import Curriculum, Stream, filter_long
@@ -99,7 +99,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
       WorkdirInUse; KeyboardInterrupt after a stop by signal, with a checkpoint.
     """
     t0 = time.time()
-    chain, _ = build.check(config)
+    chain, scorers = build.check(config)
     if jax.process_count() > 1:
         raise config_lib.ConfigError(
             f"this process is one of {jax.process_count()}: runs of several processes are not "
@@ -151,27 +151,15 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         if config.curriculum.enabled:
             stream = Curriculum(plain, config.curriculum.low, config.curriculum.high)
 
-        # ---- learner and state
-        learner = build.make_learner(config, model)
-        base = jax.tree.map(jnp.asarray, loaded.params)
-        rank = config.model.lora.rank
-        if rank:
-            trained = lora.init_lora(
-                base, jax.random.fold_in(root, 7), rank, config.model.lora.targets
-            )
-            frozen = base
-        else:
-            trained, frozen = base, None
-        needs_ref = "ref_logp" in learner.reads() | {c for _, m in chain.methods for c in m.reads}
-        reference = None
-        if needs_ref:
-            reference = base if rank else jax.tree.map(jnp.copy, base)
-        state = learner.init(trained)
-        del base, trained
+        # ---- learners and state
+        learners = learners_lib.Learners(
+            config, build.make_learners(config, model), scorers, loaded,
+            {c for _, m in chain.methods for c in m.reads}, jax.random.fold_in(root, 7),
+        )  # fmt: skip
         loaded = dataclasses.replace(loaded, params={})
         transforms = chain.init()
         rollout, rollout_state = build.rollout_of(config), None
-        records.say_arithmetic(config, learner)
+        records.say_arithmetic(config, learners.policy)
 
         # ---- resume
         checkpointer = Checkpointer(
@@ -181,11 +169,12 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         step, saved_at = 0, -1
         host: dict[str, tp.Any] = {"eval_before": None, "seconds": 0.0, "skipped_in_a_row": 0}
         saved = checkpointer.restore(
-            {"learner": state, "transforms": transforms}, allow=tuple(config.checkpoint.allow)
+            {"learners": learners.states, "transforms": transforms},
+            allow=tuple(config.checkpoint.allow),
         )
         if saved is not None:
             step, device_state, host = saved
-            state, transforms = device_state["learner"], device_state["transforms"]
+            learners.states, transforms = device_state["learners"], device_state["transforms"]
             stream.set_state(host["stream"])
             rollout_state = host["rollout"]
             records.say(f"resume   at step {step} of {config.steps}")
@@ -204,14 +193,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             new, state = chain(table, state, numbers, key, step)
             return {k: v for k, v in new.items() if v is not table.get(k)}, state
 
-        cast = jax.jit(lambda p: jax.tree.map(lambda x: x.astype(config.sampling.dtype), p))
-
-        def rollout_params() -> tp.Any:
-            params = learner.assemble(state["params"], frozen)
-            return params if config.sampling.dtype == "float32" else cast(params)
-
         def evaluate(name: str) -> dict[str, tp.Any]:
-            tools.params = rollout_params()
+            tools.params = learners.rollout_params()
             with metrics_lib.progress(f"evaluate ({name})", 2 * len(held_out)) as advance:
                 result = evaluate_lib.evaluate(
                     tools,
@@ -232,7 +215,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         def save() -> None:
             checkpointer.save(
                 step,
-                {"learner": state, "transforms": transforms},
+                {"learners": learners.states, "transforms": transforms},
                 {**host, "stream": stream.get_state(), "rollout": rollout_state},
                 metrics={k: v for k, v in row.items() if k.startswith("eval/")},
             )
@@ -260,7 +243,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             while step < config.steps and not interrupt.signal:
                 timer = metrics_lib.Timer()
                 with timer("rollout_and_verify"):
-                    tools.params = rollout_params()
+                    tools.params = learners.rollout_params()
                     batches, rollout_state = rollout(stream, tools, rollout_state, step)
                     batch = batches["policy"]
                 if config.debug:
@@ -272,28 +255,17 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 with timer("credit"):
                     key = jax.random.fold_in(jax.random.fold_in(root, 3), step)
                     tools.params = None
-                    if needs_ref:
-                        batch.table["ref_logp"] = _score(learner, reference, batch.table)
-                    if learner.needs_old_logp:
-                        own = _score(
-                            learner, learner.assemble(state["params"], frozen), batch.table
-                        )
-                        foreign = (batch.table["origin"] != 0)[..., None]
-                        batch.table["old_logp"] = jnp.where(
-                            foreign, batch.table.get("old_logp", own), own
-                        )
-                    elif config.learner.old_logp == "sampler":
-                        batch.table["old_logp"] = batch.table["sampler_logp"]
+                    tables = {name: b.table for name, b in batches.items()}
+                    learners.prepare(batch.table)
+                    numbers = learners.update("before_credit", tables, step)
+                    learners.score(batch.table, step)
                     table, transforms = credit(
                         batch.table, transforms, chain.numbers(step), key, jnp.int32(step)
                     )
-                    table = {**batch.table, **jax.device_get(table)}
+                    tables["policy"] = table = {**batch.table, **jax.device_get(table)}
 
                 with timer("update"):
-                    data = records.trim(table, learner, config)
-                    state, numbers = learner.update(
-                        state, frozen, data, learner.numbers(step), (config.seed, step)
-                    )
+                    numbers |= learners.update("after_credit", tables, step)
                 step += 1
 
                 # ---- log
@@ -303,7 +275,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 row["rollout/tokens_per_second"] = float(
                     batch.table["completion_mask"].sum() / timer.seconds["rollout_and_verify"]
                 )
-                nothing = numbers["policy/skipped"] == 1.0  # in no optimizer step of the batch
+                nothing = numbers.get("policy/skipped") == 1.0  # in no optimizer step of the batch
                 host["skipped_in_a_row"] = host["skipped_in_a_row"] + 1 if nothing else 0
                 last = step == config.steps
                 if held_out and (last or (config.eval.every and step % config.eval.every == 0)):
@@ -353,9 +325,6 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             "identity": build.identity(config, loaded),
         }
         if config.export:
-            params = state["params"]
-            if learner.lora_scale is not None:
-                params = lora.merge(frozen, params, learner.lora_scale)
             info = {
                 "run_id": f"{work.path.name}-{build.identity(config, loaded)['config']}",
                 "base": loaded.source,
@@ -364,7 +333,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             }
             if work.export.exists():  # of an earlier end of this run
                 shutil.rmtree(work.export)
-            hf.save_hf(work.export, model, jax.device_get(params), loaded.tokenizer, run_info=info)
+            params = jax.device_get(learners.merged_params())
+            hf.save_hf(work.export, model, params, loaded.tokenizer, run_info=info)
             summary["export"] = "export"
         work.write_json("summary.json", summary)
         if held_out or config.steps:
@@ -395,15 +365,6 @@ def evaluate_source(config: tp.Any, source: str) -> dict[str, tp.Any]:
             tools, held_out, samples=config.eval.samples, temperature=config.eval.temperature,
             blocks=config.eval.blocks or config.rollout.prompts,
         )  # fmt: skip
-
-
-def _score(learner: learner_lib.Learner, params: tp.Any, table: Table) -> jax.Array:
-    columns = {k: table[k] for k in learner_lib.MODEL_COLUMNS}
-    out = scoring.score(
-        learner.model, params, columns, dtype=learner.dtype, chunk=learner.logits_chunk,
-        blocks=learner.micro_blocks,
-    )  # fmt: skip
-    return out["logp"]
 
 
 class _Callable(types.ModuleType):

@@ -275,6 +275,47 @@ def test_bf16_compute_is_used():
     close(a, b, 0.1)
 
 
+VALUE = dict(fn="penalties.value_mse")
+
+
+def test_value_learner_fits_returns():
+    """A critic's gradient is that of half the squared error, and steps along it lower it."""
+    table = dict(rollout())
+    table["returns"] = np.where(table["loss_mask"], np.float32(0.7), 0)
+    start = scoring.value_params(params())
+    assert "head" not in start and not start["value_head"]["kernel"].any()
+    critic = dict(loss=(VALUE,), name="critic", output="value", lr=0.05)
+    new, m = run(table, start=start, **critic)
+    assert m["critic/value"] == 0 and m["critic/loss/value_mse"] == pytest.approx(0.245)
+    assert not any(k.startswith(("policy/", "loss/")) for k in m)
+    mask = table["loss_mask"] & table["row_mask"][..., None]
+
+    def objective(p):
+        value = scoring.values(CFG, p, table)["value"]
+        return jnp.sum(jnp.where(mask, 0.5 * jnp.square(value - table["returns"]), 0)) / mask.sum()
+
+    close(new, jax.tree.map(lambda p, g: p - 0.05 * g, start, jax.grad(objective)(start)))
+    parts, _ = run(table, start=start, micro_blocks=2, **critic)
+    close(new, parts, 1e-6)
+    for _ in range(3):
+        new, m = run(table, start=new, **critic)
+    assert m["critic/loss/value_mse"] < 0.2 and m["critic/value"] > 0.1
+
+
+def test_values_are_of_the_prefix_before_the_token():
+    """Changing a token changes the values behind it and no other."""
+    critic = scoring.value_params(params())
+    kernel = jax.random.normal(jax.random.key(7), critic["value_head"]["kernel"].shape)
+    critic["value_head"] = {"kernel": kernel, "bias": jnp.float32(0.5)}
+    table = dict(rollout(), completion_mask=np.ones((P, G, T), bool))
+    before = np.asarray(scoring.values(CFG, critic, table)["value"])
+    table["completion_tokens"] = table["completion_tokens"].copy()
+    table["completion_tokens"][:, :, 3] += 1
+    after = np.asarray(scoring.values(CFG, critic, table)["value"])
+    assert (before[..., :4] == after[..., :4]).all() and (before[..., 4:] != after[..., 4:]).all()
+    assert np.ptp(before[..., 0], axis=1).max() == 0, "the first is of the prompt alone"
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

@@ -215,6 +215,48 @@ def test_changed_config_is_refused_unless_allowed(tmp_path):
     train_lib.train(toy(steps=2, optim__lr=1e-3, checkpoint__allow=("config",)), tmp_path)
 
 
+def test_a_critic_is_a_second_learner(tmp_path):
+    """PPO: the critic starts first, its values become advantages, both are resumed bit for bit."""
+    changes = dict(
+        learners__critic=CRITIC, advantage=(dict(fn="gae.gae", lam=1.0, whiten=False),),
+        learner__start=2, scorers=(dict(fn="tests.toy:surprise", scale=2.0),), debug=True,
+        steps=6, export=False, eval__prompts=0,
+    )  # fmt: skip
+    whole = train_lib.train(toy(**changes), tmp_path / "whole").workdir
+    log = [m for m in lines(whole / "metrics.jsonl") if "critic/loss/total" in m]
+    assert [m["step"] for m in log] == [1, 2, 3, 4, 5, 6]
+    assert ["loss/total" in m for m in log] == [False] * 2 + [True] * 4
+    loss = [m["critic/loss/value_mse"] for m in log]
+    assert np.mean(loss[2:]) < 0.6 * loss[0], "not even the mean has been learnt"
+    assert log[0]["explained_variance"] == pytest.approx(0, abs=1e-6)
+    first = [r for r in lines(whole / "rollouts.jsonl") if r["step"] == 1]
+    assert all(set(r["advantages"]) == {r["reward"]} for r in first), "values are 0 at the start"
+    last = [r for r in lines(whole / "rollouts.jsonl") if r["step"] == 6]
+    assert all(r["advantages"][0] != r["reward"] for r in last)
+    train_lib.train(toy(**changes | dict(steps=3)), tmp_path / "broken")
+    train_lib.train(toy(**changes), tmp_path / "broken")
+    assert same(params_of(whole), params_of(tmp_path / "broken"))
+    again = [m for m in lines(tmp_path / "broken/metrics.jsonl") if "critic/loss/total" in m]
+    assert [m["critic/loss/total"] for m in again] == [m["critic/loss/total"] for m in log]
+
+
+def test_a_learner_before_credit_sees_this_batch(tmp_path):
+    """A reward model that is updated first: its new output, not the old one, is the reward."""
+    model = dict(
+        output="value", when="before_credit", writes="scores",
+        loss=(dict(fn="penalties.value_mse", reads=dict(returns="labels")),), optim=dict(lr=3e-2),
+    )  # fmt: skip
+    changes = dict(
+        steps=2, export=False, eval__prompts=0, learners__reward_model=model,
+        rollout__fn="tests.toy:labelled", shaping=("tests.toy:last_score",),
+        advantage=("tests.toy:greedy_advantage",),
+    )  # fmt: skip
+    train_lib.train(toy(**changes), tmp_path)
+    log = [m for m in lines(tmp_path / "metrics.jsonl") if "loss/total" in m]
+    assert log[0]["reward_model/loss/value_mse"] > 0
+    assert log[0]["reward/mean"] != 0, "scored after the update, so no longer the head of zeros"
+
+
 def test_stop_strings_end_rows(tmp_path):
     stop = tuple("0123456789")
     train_lib.train(toy(sampling__stop_strings=stop, steps=1), tmp_path)
@@ -251,6 +293,27 @@ BAD = [
     (dict(verifiers=(dict(fn="number.number"),)), "needs a name of its own"),
     (dict(model__dtype="float64"), "expected one of float32, bfloat16, float16"),
     (dict(shaping=(dict(fn="combine.nothing"),)), "Accepted:.*combine.weighted_sum"),
+]
+
+
+CRITIC = dict(writes="values", loss=(dict(fn="penalties.value_mse"),), optim=dict(lr=1e-3))
+BAD += [
+    (dict(learners__policy=CRITIC), "the name is taken"),
+    (dict(learners__critic=dict(CRITIC, writs="x")), "unknown setting 'writs'.*'writes'"),
+    (dict(learners__critic=dict(CRITIC, output="values")), "expected logp or value"),
+    (dict(learners__critic=dict(CRITIC, when="later")), "expected before_credit or after_credit"),
+    (dict(learners__critic=dict(CRITIC, loss=())), "expected at least one term"),
+    (dict(learners__critic=dict(CRITIC, optim=dict(lrr=1))), "unknown key 'lrr'.*'lr'"),
+    (dict(learners__critic=dict(CRITIC, start=-1)), "expected an integer >= 0"),
+    (dict(learners__critic=dict(CRITIC, minibatches=3)), "3 does not divide the 4 blocks"),
+    (dict(learners__critic=CRITIC), "needs the column 'returns', which nothing makes"),
+    (dict(advantage=("gae.gae",)), "needs the column 'values', which nothing makes"),
+    (dict(scorers=("tests.toy:wants_model",)), "there is no model 'critic'"),
+    (dict(scorers=("policy.none_such",)), "none_such"),
+    (
+        dict(rollout__group_blocks=2, loss=(dict(fn="penalties.pacs"),)),
+        "couples the rows of a group",
+    ),
 ]
 
 

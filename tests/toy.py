@@ -48,6 +48,38 @@ def wrong_shape(rewards):
     return rewards.sum(1)
 
 
+def surprise(logp, temperature, head, hidden, models, *, scale: float = 1.0):
+    """A scorer that reads all that scorers may ask for."""
+    logits = head(hidden) / temperature[..., None, None]
+    assert logits.shape[:3] == logp.shape and "critic" in models
+    return {"surprise": -scale * logp, "top": logits.max(-1)}
+
+
+def wants_model(models):
+    """A scorer that asks for a model that is not there."""
+    return models["critic"]({})["value"]
+
+
+def labelled(stream, tools, state, step, *, prompts: int, group: int):
+    """On-policy rows with labels [P,G,T] for a reward model."""
+    from rlpt.rollouts import sample
+
+    batches, state = sample.on_policy(stream, tools, state, step, prompts=prompts, group=group)
+    table = batches["policy"].table
+    ones = table["completion_mask"].astype("float32")
+    table["labels"] = table["verdict/digit"][..., None] * ones + ones
+    return batches, state
+
+
+labelled.columns = {"labels": ("PGT", "f")}
+
+
+def last_score(scores, completion_mask):
+    """The score at the last token is the reward."""
+    last = completion_mask.sum(-1, keepdims=True) - 1
+    return jnp.take_along_axis(scores, jnp.maximum(last, 0), -1)[..., 0]
+
+
 def verdict_term(verdict, completion_mask):
     """A loss term that reads columns by prefix."""
     return verdict["digit"][..., None] * completion_mask

@@ -40,7 +40,9 @@ def gae(
       eps: added to the variance then.
       bootstrap_truncated: a truncated row ends in last_value; otherwise every row ends in 0.
 
-    Returns: advantages and returns, [P,G,T] float32, 0 outside loss_mask and row_mask.
+    Returns: advantages and returns, [P,G,T] float32, 0 outside loss_mask and row_mask; scalar
+      metrics/explained_variance, 1 - var(returns - values) / var(returns) over trained tokens (0
+      where the returns are all alike).
 
     Raises: ValueError without any reward, or for bootstrap_truncated without its two columns.
 
@@ -74,6 +76,18 @@ def gae(
     _, out = jax.lax.scan(back, (end, jnp.zeros_like(end)), tokens, reverse=True)
     advantages = jnp.where(mask, jnp.moveaxis(out, 0, -1), 0.0)
     returns = jnp.where(mask, advantages + values, 0.0)
+    unexplained, total = (_variance(x, mask) for x in (returns - values, returns))
+    explained = 1.0 - unexplained / jnp.where(total > 0, total, 1.0)
     if whiten:
         advantages = _tokens.whiten(advantages, mask, eps)
-    return {"advantages": advantages, "returns": returns}
+    return {
+        "advantages": advantages,
+        "returns": returns,
+        "metrics/explained_variance": jnp.where(total > 0, explained, 0.0),
+    }
+
+
+def _variance(x: jax.Array, mask: jax.Array) -> jax.Array:
+    count = jnp.maximum(jnp.sum(mask), 1)
+    mean = jnp.sum(jnp.where(mask, x, 0.0)) / count
+    return jnp.sum(jnp.where(mask, jnp.square(x - mean), 0.0)) / count

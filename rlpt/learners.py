@@ -1,0 +1,212 @@
+"""The models of a run: the policy, its frozen reference, and further learners such as a critic.
+
+What each model writes to the table, and when which learner is updated, is decided here; what one
+update is, in `rlpt.learner`.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import typing as tp
+
+import jax
+import jax.numpy as jnp
+
+from rlpt import records, scoring
+from rlpt.columns import Table
+from rlpt.config import Bound, ConfigError
+from rlpt.learner import MODEL_COLUMNS, Learner, LearnerState
+from rlpt.models import lora, transformer
+from rlpt.models.load import Loaded, load
+
+Params = tp.Any
+WHEN = ("before_credit", "after_credit")
+
+
+class _Models(dict[str, tp.Any]):
+    """What scorers get as `models`; says what there is when asked for what there is not."""
+
+    def __missing__(self, name: str) -> tp.NoReturn:
+        raise ConfigError(
+            f"scorers: there is no model {name!r}, only {', '.join(sorted(self))}; a learner in "
+            "config.learners adds one, and reading ref_logp the reference"
+        )
+
+
+def score_columns(
+    scorers: collections.abc.Sequence[Bound],
+    models: collections.abc.Mapping[str, tuple[Learner, Params]],
+    table: Table,
+    numbers: collections.abc.Sequence[dict[str, tp.Any]],
+    blocks: int,
+) -> Table:
+    """The columns that scorers write, later ones seeing those of earlier ones; no gradient.
+
+    Args:
+      models: name -> (how it is run, its parameters), `policy` among them.
+      numbers: of each scorer at this step.  blocks: how many are scored at once; 0: all.
+    Returns: new columns; an array goes to the column named by writes= or by the function.
+    """
+    policy, params = models["policy"]
+    wanted = {w for s in scorers for w in s.wants}
+    callables = _Models({k: lambda t, r=r, p=p: r.outputs(p, t) for k, (r, p) in models.items()})
+
+    def some(part: Table) -> Table:
+        given: Table = {
+            "head": lambda hidden: transformer.logits(policy.model, params, hidden),
+            "models": callables,
+        }
+        if wanted & {"logp", "entropy", "hidden"}:
+            given |= policy.outputs(params, part)
+        new: Table = {}
+        for scorer, own in zip(scorers, numbers, strict=True):
+            out = scorer({**part, **new}, own, **given)
+            name = scorer.writes or scorer.name.rpartition(".")[2]
+            new |= out if isinstance(out, dict) else {name: out}
+        return jax.lax.stop_gradient(new)
+
+    return scoring.by_blocks(some, table, blocks)
+
+
+class Learners:
+    """Parameters, optimizer states and schedules of everything that is trained.
+
+    Args:
+      config: of the run.  learners: name -> Learner, the policy first (`build.make_learners`).
+      scorers: of config.scorers.  loaded: the policy's model.
+      reads: columns that shaping and advantage ask for.  key: for fresh adapters.
+
+    `states` is the pytree to be saved and donated.
+    """
+
+    def __init__(
+        self,
+        config: tp.Any,
+        learners: dict[str, Learner],
+        scorers: tuple[Bound, ...],
+        loaded: Loaded,
+        reads: set[str],
+        key: jax.Array,
+    ):
+        self.config, self.learners, self.scorers = config, learners, scorers
+        base = jax.tree.map(jnp.asarray, loaded.params)
+        self.states: dict[str, LearnerState] = {}
+        self.frozen: Params = None  # the base model under LoRA
+        trained = base
+        if rank := config.model.lora.rank:
+            self.frozen = base
+            trained = lora.init_lora(base, key, rank, config.model.lora.targets)
+        read = reads.union(*(r.reads() for r in learners.values()), *(s.reads for s in scorers))
+        self.reference: Params = None
+        if "ref_logp" in read:
+            self.reference = base if rank else jax.tree.map(jnp.copy, base)
+        for name, learner in learners.items():
+            if name != "policy":
+                trained = _weights(config.learners[name].get("source", "policy"), base, loaded)
+                if learner.output == "value":
+                    trained = scoring.value_params(trained)
+            self.states[name] = learner.init(trained)
+            trained = None
+        self._dtype = jnp.dtype(config.sampling.dtype)
+        self._cast = jax.jit(lambda p: jax.tree.map(lambda x: x.astype(self._dtype), p))
+        self._frozen_rollout = self._for_rollout(self.frozen)
+        self._score = jax.jit(
+            lambda params, table, numbers: score_columns(
+                scorers, {k: (self._runner(k), p) for k, p in params.items()}, table, numbers,
+                self.policy.micro_blocks,
+            )
+        )  # fmt: skip
+
+    @property
+    def policy(self) -> Learner:
+        return self.learners["policy"]
+
+    def _runner(self, name: str) -> Learner:
+        return self.policy if name == "reference" else self.learners[name]
+
+    def _for_rollout(self, params: Params) -> Params:
+        return params if params is None or self._dtype == jnp.float32 else self._cast(params)
+
+    def policy_params(self) -> Params:
+        """The policy as it is now; its buffers are donated to the next update."""
+        return self.policy.assemble(self.states["policy"]["params"], self.frozen)
+
+    def rollout_params(self) -> Params:
+        """The policy in the sampler's dtype."""
+        own = self._for_rollout(self.states["policy"]["params"])
+        return self.policy.assemble(own, self._frozen_rollout)
+
+    def merged_params(self) -> Params:
+        """The policy as plain parameters, to be exported."""
+        own = self.states["policy"]["params"]
+        scale = self.policy.lora_scale
+        return own if scale is None else lora.merge(self.frozen, own, scale)
+
+    def prepare(self, table: Table) -> None:
+        """Writes ref_logp and old_logp, where something reads them."""
+        policy = self.policy
+        columns = {k: table[k] for k in MODEL_COLUMNS}
+        if self.reference is not None:
+            table["ref_logp"] = policy.score(self.reference, columns)
+        if policy.old_logp_given:
+            own = table["sampler_logp"]
+            if policy.needs_old_logp:
+                own = policy.score(self.policy_params(), columns)
+            if "old_logp" in table:  # rows of another origin brought their own
+                own = jnp.where((table["origin"] != 0)[..., None], table["old_logp"], own)
+            table["old_logp"] = own
+
+    def score(self, table: Table, step: int) -> None:
+        """Writes the columns of further learners (values, …) and of the scorers."""
+        columns = {k: table[k] for k in MODEL_COLUMNS}
+        for name, learner in self.learners.items():
+            if name != "policy" and (writes := self.config.learners[name].get("writes", "")):
+                table[writes] = learner.score(self.states[name]["params"], columns)
+        if self.scorers:
+            params = {k: s["params"] for k, s in self.states.items()}
+            params["policy"] = self.policy_params()
+            if self.reference is not None:
+                params["reference"] = self.reference
+            numbers = [s.numbers_at(step) for s in self.scorers]
+            table |= self._score(params, table, numbers)
+
+    def update(
+        self, when: str, tables: collections.abc.Mapping[str, Table], step: int
+    ) -> dict[str, float]:
+        """Updates the learners of before_credit or after_credit that have a table and have begun.
+
+        Returns: their metrics.
+        """
+        metrics: dict[str, float] = {}
+        for i, (name, learner) in enumerate(self.learners.items()):
+            entry = {} if name == "policy" else self.config.learners[name]
+            table = tables.get(entry.get("table", "policy"))
+            if entry.get("when", "after_credit") != when or table is None or step < learner.start:
+                continue
+            self.states[name], new = learner.update(
+                self.states[name],
+                self.frozen if name == "policy" else None,
+                records.trim(table, learner, self.config),
+                learner.numbers(step),
+                (self.config.seed, step, i) if i else (self.config.seed, step),
+            )
+            metrics |= new
+        return metrics
+
+
+def _weights(source: str, base: Params, loaded: Loaded) -> Params:
+    """The weights that a learner starts from: a copy of the policy's, or those of a source.
+
+    Raises: ConfigError for a model of another shape or tokenizer than the policy's.
+    """
+    if source == "policy":
+        return jax.tree.map(jnp.copy, base)
+    other = load(source)
+    if other.config != loaded.config or (
+        other.tokenizer.fingerprint() != loaded.tokenizer.fingerprint()
+    ):
+        raise ConfigError(
+            f"config.learners: {source!r} has another shape or tokenizer than the policy "
+            f"{loaded.source!r}; learners read the same tokens and share its ModelConfig"
+        )
+    return jax.tree.map(jnp.asarray, other.params)
