@@ -1,4 +1,4 @@
-"""Noisy verifiers: the channel, its corrections exactly and by sampling, rate estimates."""
+"""Noisy verifiers: the channel, its corrections exactly, strata, rate estimates, patterns."""
 
 import itertools
 
@@ -9,7 +9,10 @@ import pytest
 
 from rlpt.advantages import group
 from rlpt.advantages import noise as credit
-from rlpt.rewards import noise
+from rlpt.rewards import appeals, noise, strata
+from rlpt.tasks.base import Prompt
+from rlpt.verifiers import reasoning
+from rlpt.verifiers.base import Trajectory
 from tests.numeric import both, close
 
 FP, FN = 0.1, 0.2
@@ -300,18 +303,56 @@ def test_hashed_coins():
 
 def test_rates_by_stratum():
     clean, prompt, row = sample()
-    strata = row % 2
+    kind = row % 2
     rates = {"fp_rate": (0.2, 0.2), "fn_rate": (0.05, 0.45)}  # canonical and risky formats
-    got = both(noise.inject, clean, KEY, prompt, row, strata, **rates)["rewards"]
+    got = both(noise.inject, clean, KEY, prompt, row, kind, **rates)["rewards"]
     for s, fn in ((0, 0.05), (1, 0.45)):
-        here = np.asarray(strata) == s
+        here = np.asarray(kind) == s
         check_rates(got[here], np.asarray(clean)[here], 0.2, fn)
-    back = both(noise.backward, jnp.asarray(got), None, None, strata, **rates)
-    assert abs(back[np.asarray(clean) == 1].mean() - 1) < 0.05
+    known = both(noise.known_rates, kind, fp_rate=0.2, fn_rate=(0.05, 0.45))
+    close(known["fp_rates"], np.full(kind.shape, 0.2))
+    close(known["fn_rates"], np.where(np.asarray(kind) == 0, 0.05, 0.45))
+    back = both(noise.backward, jnp.asarray(got), known["fp_rates"], known["fn_rates"])
+    assert abs(back[np.asarray(clean) == 1].mean() - 1) < 0.05, "unbiased with the rates by stratum"
     with pytest.raises(ValueError, match="the column strata"):
         noise.inject(clean, KEY, prompt, row, **rates)
     with pytest.raises(ValueError, match="below 1"):
-        noise.backward(clean, None, None, strata, fp_rate=(0.2, 0.6), fn_rate=(0.05, 0.45))
+        noise.known_rates(kind, fp_rate=(0.2, 0.6), fn_rate=(0.05, 0.45))
+
+
+def test_rows_without_a_stratum():
+    kind = jnp.asarray([[-1, 0, 1, 2]])
+    got = noise.known_rates(kind, fp_rate=(0.1, 0.3), fn_rate=0.2)
+    close(got["fp_rates"], [[0, 0.1, 0.3, np.nan]], what="no stratum: 0; beyond the tuple: NaN")
+    close(got["fn_rates"], np.full((1, 4), 0.2), what="one number is for all rows")
+    ids = jnp.arange(1), jnp.arange(4)[None]
+    flipped = noise.inject(
+        jnp.zeros((1, 4)), KEY, *ids, kind, fp_rate=(0.99999, 0.0, 0.0), fn_rate=0.0
+    )
+    close(flipped["rewards"], [[0, 1, 0, 0]], what="rows of no stratum keep their reward")
+
+
+def test_strata():
+    rows = jnp.asarray([[1, 1, 1, 0], [1, 1, 1, 1]], bool)
+    form = jnp.asarray([[0.0, 1.0, np.nan, 1.0], [0.5, 2.0, 1.0, -1.0]])
+    got = both(strata.by_edges, form, rows)["strata"]
+    assert got.tolist() == [[0, 1, 2, -1], [1, 1, 1, 0]], "0, 1, not judged; an empty row: -1"
+    got = both(strata.by_edges, form, rows, edges=(0.0, 0.75))["strata"]
+    assert got.tolist() == [[1, 2, 3, -1], [1, 2, 2, 0]]
+    judged = strata.by_edges(form, rows, edges=())["strata"]
+    assert judged.tolist() == [[0, 0, 1, -1], [0, 0, 0, 0]], "judged by this verifier or not"
+    stops = strata.by_edges(jnp.asarray([[False, True, True, True]] * 2), rows)["strata"]
+    assert stops.tolist() == [[0, 1, 1, -1], [0, 1, 1, 1]], "bool columns"
+    crossed = both(strata.by_edges, form, rows, stops)["strata"]
+    assert crossed.tolist() == [[0, 4, 5, -1], [1, 4, 4, 3]], "task times format"
+    prompts = both(strata.by_id, jnp.asarray([21, 6]), rows, count=8)["strata"]
+    assert prompts.tolist() == [[5, 5, 5, -1], [6] * 4]
+    answers = both(strata.by_id, jnp.asarray([[0, 1, -1, 2]] * 2), rows, stops, count=4)["strata"]
+    assert answers.tolist() == [[0, 5, -1, -1], [0, 5, -1, 6]], "no answer: no stratum"
+    with pytest.raises(ValueError, match="expected increasing"):
+        strata.by_edges(form, rows, edges=(1.0, 0.5))
+    with pytest.raises(ValueError, match="at least 1"):
+        strata.by_id(jnp.arange(2), rows, count=0)
 
 
 def test_rewards_must_be_binary():
@@ -340,7 +381,7 @@ def counts(positives, negatives, won, lost):
 
 def test_appeals_by_hand():
     batch = counts(40, 500, 1, 49)
-    init, update = noise.appeals
+    init, update = appeals.pooled
     got, state = both(update, *batch, init())
     close(got["metrics/fn_rate"], 0.2, what="the first estimate is taken as it is")
     close(got["fn_rates"], np.full((1, 540), 0.2))
@@ -362,11 +403,11 @@ def test_appeals_by_hand():
 
 def test_appeals_debias_an_imperfect_second_verifier():
     positives, won, heard = 100, 20, 60
-    got, _ = both(noise.appeals.update, *counts(positives, 600, won, heard - won),
-                  noise.appeals.init(), true_positive=0.9, false_positive=0.05)  # fmt: skip
+    got, _ = both(appeals.pooled.update, *counts(positives, 600, won, heard - won),
+                  appeals.pooled.init(), true_positive=0.9, false_positive=0.05)  # fmt: skip
     missed = (won - 0.05 * heard) / 0.85 / 0.1
     close(got["metrics/fn_rate"], missed / (missed + positives), atol=1e-5)
-    none, _ = noise.appeals.update(*counts(100, 600, 1, 59), noise.appeals.init(),
+    none, _ = appeals.pooled.update(*counts(100, 600, 1, 59), appeals.pooled.init(),
                                    true_positive=0.9, false_positive=0.05)  # fmt: skip
     close(none["metrics/fn_rate"], 0.0, what="fewer wins than false ones: 0, not negative")
 
@@ -374,14 +415,14 @@ def test_appeals_debias_an_imperfect_second_verifier():
 def simulate(steps=600, rows=1024, tpr=1.0, fpr=0.0, q=0.1, fp=0.0, fn=0.2, p=0.4):
     """Rule verdicts and appeals of many steps, [steps, 1, rows] each."""
     rng = np.random.default_rng(1)
-    rewards, appeals = np.zeros((2, steps, 1, rows), np.float32)
+    rewards, second = np.zeros((2, steps, 1, rows), np.float32)
     for t in range(steps):
         right = rng.random(rows) < p
         seen = np.where(right, rng.random(rows) >= fn, rng.random(rows) < fp)
         heard = ~seen & (rng.random(rows) < q)
         won = heard & (rng.random(rows) < np.where(right, tpr, fpr))
-        rewards[t, 0], appeals[t, 0] = seen, np.where(heard, won, np.nan)
-    return jnp.asarray(rewards), jnp.asarray(appeals)
+        rewards[t, 0], second[t, 0] = seen, np.where(heard, won, np.nan)
+    return jnp.asarray(rewards), jnp.asarray(second)
 
 
 @pytest.mark.parametrize(
@@ -399,8 +440,8 @@ def test_appeals_in_the_long_run(world, belief, want, sd):
 
     @jax.jit
     def run(batches):
-        step = lambda state, batch: noise.appeals.update(*batch, state, **belief)[::-1]
-        return jax.lax.scan(step, noise.appeals.init(), batches)[1]["metrics/fn_rate"]
+        step = lambda state, batch: appeals.pooled.update(*batch, state, **belief)[::-1]
+        return jax.lax.scan(step, appeals.pooled.init(), batches)[1]["metrics/fn_rate"]
 
     rates = np.asarray(run(simulate(**world)))[-400:]
     assert abs(rates.mean() - want) < 4 * sd * np.sqrt(19 / 400), (rates.mean(), want)
@@ -409,47 +450,144 @@ def test_appeals_in_the_long_run(world, belief, want, sd):
 
 def test_stratified_appeals():
     rewards, appeal = counts(40, 500, 1, 49)
-    strata = jnp.where(jnp.arange(540) < 20, 0, 1)[None]
-    init, update = noise.stratified_appeals
-    got, state = both(update, rewards, appeal, strata, init(), shrink=10.0)
+    kind = jnp.where(jnp.arange(540) < 20, 0, 1)[None]
+    init, update = appeals.stratified
+    got, state = both(update, rewards, appeal, kind, init(), shrink=10.0)
     # stratum 0: 20 positives, no appeal; stratum 1: 20 positives, one won appeal, 10 missed
     pooled = 10 / 50
     close(got["metrics/fn_rate"], pooled)
     want = [(0 + 10 * pooled) / (20 + 10), (10 + 10 * pooled) / (30 + 10)]
     close(got["fn_rates"][0, [0, -1]], want, what="each shrunk to the pooled rate")
-    outside = both(update, rewards, appeal, strata * 0 - 1, init())[0]["fn_rates"]
+    outside = both(update, rewards, appeal, kind * 0 - 1, init())[0]["fn_rates"]
     close(outside, np.zeros((1, 540)), what="rows of no stratum: pooled over none")
-    _, state = update(rewards, appeal, strata, state, decay=0.5)
+    _, state = update(rewards, appeal, kind, state, decay=0.5)
     close(state["positives"][:2], [30, 30]), close(state["missed"][:2], [0, 15], atol=1e-4)
     rewards, appeal = counts(0, 30, 0, 3)
-    idle, _ = update(rewards, appeal, strata[:, :30], init())
+    idle, _ = update(rewards, appeal, kind[:, :30], init())
     assert np.isfinite(np.asarray(idle["fn_rates"])).all(), "no evidence at all"
 
 
 def test_stratified_rates_are_found():
     right = np.random.default_rng(0).random((1, N)) < 0.5
-    strata = np.arange(N)[None] % 2
-    fn = np.where(strata == 0, 0.05, 0.45)
+    kind = np.arange(N)[None] % 2
+    fn = np.where(kind == 0, 0.05, 0.45)
     rng = np.random.default_rng(1)
     seen = right & (rng.random((1, N)) >= fn)
     appeal = np.where(~seen & (rng.random((1, N)) < 0.5), right, np.nan)
-    init, update = noise.stratified_appeals
+    init, update = appeals.stratified
     columns = [jnp.asarray(x, jnp.float32) for x in (seen, appeal)]
-    got, _ = update(*columns, jnp.asarray(strata), init(), probability=0.5)
+    got, _ = update(*columns, jnp.asarray(kind), init(), probability=0.5)
     close(got["fn_rates"][0, :2], [0.05, 0.45], atol=0.03)
     corrected = noise.backward(columns[0], None, got["fn_rates"])
     for s in (0, 1):
-        share = np.asarray(corrected)[strata == s].mean() - right[strata == s].mean()
+        share = np.asarray(corrected)[kind == s].mean() - right[kind == s].mean()
         assert abs(share) < 0.03, "the corrected rewards have the true mean in each stratum"
+
+
+def test_who_appeals():
+    clean, prompt, row = sample()
+    second = jnp.where(row % 7 == 0, jnp.nan, 1.0)
+    got = both(appeals.ask, clean, second, KEY, prompt, row, probability=0.3)
+    heard = ~np.isnan(got["appeal"])
+    negative = (np.asarray(clean) == 0) & ~np.isnan(np.asarray(second))
+    assert not (heard & ~negative).any(), "only negatives that have a second verdict"
+    n = negative.sum()
+    assert abs(heard[negative].mean() - 0.3) < 4 * np.sqrt(0.21 / n), heard[negative].mean()
+    assert (got["appeal"][heard] == 1).all() and got["metrics/appeals_asked"] == heard.sum()
+    order = np.random.default_rng(0).permutation(len(prompt))
+    again = appeals.ask(
+        clean[order], second[order], KEY, prompt[order], row[order], probability=0.3
+    )
+    np.testing.assert_array_equal(again["appeal"], got["appeal"][order], "whatever the layout")
+    either = appeals.ask(clean, second, KEY, prompt, row, probability=0.3, positives=True)
+    heard = ~np.isnan(np.asarray(either["appeal"]))
+    assert heard[np.asarray(clean) == 1].any(), "positives too"
+    few = appeals.ask(clean, second, KEY, prompt, row, row < 8, probability=1.0)
+    assert not np.isfinite(np.asarray(few["appeal"])[1:]).any(), "empty rows are not asked"
+    with pytest.raises(ValueError, match=r"expected one in \(0, 1\]"):
+        appeals.ask(clean, second, KEY, prompt, row, probability=0.0)
+
+
+def test_both_rates_by_hand():
+    # stratum 0: 10 right of which 2 missed, 5 wrong of which 1 passes; stratum 1: nothing
+    right = np.r_[np.ones(10), np.zeros(5)]
+    seen = np.r_[np.ones(8), np.zeros(2), np.zeros(4), np.ones(1)]
+    columns = [jnp.asarray(x, jnp.float32)[None] for x in (seen, right)]
+    kind = jnp.zeros((1, 15), jnp.int32)
+    init, update = appeals.stratified_both
+    got, state = both(update, *columns, kind, init(), shrink=10.0)
+    close(got["fn_rates"], np.full((1, 15), 0.2), what="pooled and own rate are the same")
+    close(got["fp_rates"], np.full((1, 15), 0.2))
+    close(state["heard"][:, 0], [6, 9]), close(state["won"][:, 0], [2, 8])
+    kind = jnp.asarray([[0] * 12 + [1] * 3])  # 1: three wrong rows, one of which passes
+    got, _ = update(*columns, kind, init(), shrink=10.0)
+    close(got["fp_rates"][0, [0, -1]], [2 / 12, 3 / 13], what="0 of 2 and 1 of 3, shrunk to 1/5")
+    close(got["fn_rates"][0, -1], 0.2, what="no right row: the pooled rate")
+    _, state = update(*columns, kind, state, decay=0.5)
+    close(state["heard"][:, :2], [[3 + 4, 2], [4.5 + 8, 1]], what="a decayed sum")
+    silent = jnp.full((1, 15), jnp.nan)
+    idle, _ = update(columns[0], silent, kind, init())
+    close(idle["fn_rates"], np.zeros((1, 15)), what="no evidence: no correction")
+
+
+def test_both_rates_with_an_imperfect_second_verifier():
+    rng = np.random.default_rng(0)
+    right, kind = rng.random((1, N)) < 0.4, np.arange(N)[None] % 2
+    fp, fn = np.where(kind == 0, 0.05, 0.3), np.where(kind == 0, 0.45, 0.1)
+    seen = np.where(right, rng.random((1, N)) >= fn, rng.random((1, N)) < fp)
+    second = np.where(right, rng.random((1, N)) < 0.9, rng.random((1, N)) < 0.05)
+    second = np.where(rng.random((1, N)) < 0.5, second, np.nan)
+    columns = [jnp.asarray(x, jnp.float32) for x in (seen, second)]
+    believed = {"true_positive": 0.9, "false_positive": 0.05}
+    got, _ = appeals.stratified_both.update(
+        *columns, jnp.asarray(kind), appeals.stratified_both.init(), **believed
+    )
+    # sd of each rate below 0.015 with some 2000 rows heard for it
+    close(got["fp_rates"][0, :2], [0.05, 0.3], atol=0.05)
+    close(got["fn_rates"][0, :2], [0.45, 0.1], atol=0.05)
+    naive, _ = appeals.stratified_both.update(
+        *columns, jnp.asarray(kind), appeals.stratified_both.init()
+    )
+    assert abs(naive["fn_rates"][0, 1] - 0.1) > 0.03, "taken for perfect, it biases the estimate"
 
 
 # --- reasoning patterns -------------------------------------------------------------------------
 
 
-def test_pattern_reward_numbers():
-    phrases, repetition = jnp.asarray([[12.0, 40, 1]]), jnp.asarray([[0.05, 0.0, 0.5]])
-    pattern = both(noise.pattern_reward, phrases, repetition, jnp.asarray([[0.0, 0, 1]]))
-    close(pattern, [[0.55, 1, 0]])
+def reasons(text, **settings):
+    return reasoning.patterns(Trajectory(text), Prompt("p", (), "1"), **settings)
+
+
+def test_pattern_reward():
+    twelve = " ".join(reasoning.PHRASES[:12])
+    assert reasons(twelve.upper()).score == pytest.approx(0.6), "12 of 20, in any case"
+    assert reasons(" ".join(reasoning.PHRASES)).score == 1, "no more than 1"
+    assert reasons("thus thus thus").score == pytest.approx(1 / 20), "distinct phrases count"
+    assert reasons("42").score == 0
+    assert reasons(f"{twelve} user: and then?").score == 0, "a turn played for the user costs 1"
+    assert reasons("", ngram=1).score == 0
+    assert {reasons("42").outcome, reasons(twelve).outcome} == {"correct"}, "never wrong"
+    assert len(set(reasoning.PHRASES)) == len(reasoning.PHRASES) == 40
+    assert all(p == p.lower() for p in reasoning.PHRASES)
+    for bad in ({"full_count": 0}, {"ngram": 0}, {"turn": ""}):
+        with pytest.raises(ValueError, match="expected both numbers >= 1"):
+            reasons("x", **bad)
+
+
+def test_repetition():
+    assert reasoning.repetition("a b a b a", 2) == 0.5, "of ab ba ab ba both kinds are repeated"
+    assert reasoning.repetition("a b c d", 2) == 0 == reasoning.repetition("a", 2)
+    # 80 words, of which the last 21 are those of the beginning: 2 of 61 20-grams twice
+    words = [str(i) for i in range(59)]
+    text = " ".join(words + words[:21])
+    assert reasoning.repetition(text, 20) == pytest.approx(2 / 61)
+    said = " ".join([*reasoning.PHRASES[:8], text])
+    found = round(20 * reasons(said, ngram=99).score)
+    repeated = reasoning.repetition(said, 20)
+    assert repeated > 0 and reasons(said).score == pytest.approx(found / 20 - repeated)
+
+
+def test_calibration_numbers():
     scores = jnp.asarray([[0.3, 0.7, 0.45]])
     got = both(noise.calibrate, scores, jnp.full((1, 3), 0.55))
     close(got, [[0.355, 0.7, 0.505]])

@@ -9,7 +9,9 @@ gradient and a correction changes scale and variance only; it turns the update
 where rates differ between prompts.  `audit` measures what it did.
 
 Rates come from the config, or per row from the columns fp_rates and fn_rates
-(estimates, e.g. of `rewards.noise.appeals`), which win over the config.
+(known by stratum: `rewards.noise.known_rates`; estimated: `rewards.appeals`),
+which win over the config.  `rlpt.probe` looks for functions marked
+`corrects_noise` and stops a run in which a later step would undo them.
 
 Reference: Cai et al., "Reinforcement Learning with Verifiable yet Noisy Rewards
 under Imperfect Verifiers", arXiv:2510.00915, sec. 3-4 and appendix B.
@@ -80,7 +82,7 @@ def backward(
 
     Args:
       rewards: [P,G] float32, observed, in {0, 1}.  row_mask: [P,G] bool.
-      fp_rates, fn_rates: [P,G] float32 estimates; they win over fp_rate and fn_rate.
+      fp_rates, fn_rates: [P,G] float32, rates by row; they win over fp_rate and fn_rate.
       fp_rate, fn_rate: the channel.  Too small is safe, too large blows up.
       eps_c: floor of the denominator; 0.1 bounds |r^| by 10.
       scale: fixed, > 0.
@@ -166,6 +168,11 @@ def backward_steps(
     corrected = (step_rewards - fp) / jnp.maximum(1.0 - fp - fn, eps_c)
     at_ends = jnp.where(_tokens.step_ends(step_id, mask), corrected, 0.0)
     return _tokens.discounted(at_ends, mask, gamma) / scale
+
+
+backward.corrects_noise = True  # type: ignore[attr-defined]
+forward.corrects_noise = True  # type: ignore[attr-defined]
+backward_steps.corrects_noise = True  # type: ignore[attr-defined]
 
 
 def audit(

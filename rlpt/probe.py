@@ -1,0 +1,157 @@
+"""Does a correction for noise reach the advantages?
+
+The corrections for a noisy verifier are affine in a binary reward, and what an
+affine map does is lost where a later step centres and divides by a standard
+deviation.  Whether it is lost depends on all of the chain and on where the rates
+differ, so this is found by trying: the chain runs on small random tables, once
+as it is and once with the correction taken out (all rates 0), and the two must
+not give the same advantages.
+
+A function that corrects for noise has the attribute `corrects_noise = True` and
+takes its rates as the settings fp_rate, fn_rate and the columns fp_rates,
+fn_rates, or some of them; rates of 0 mean no correction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing as tp
+
+import jax
+import jax.numpy as jnp
+
+from rlpt.chain import Chain
+from rlpt.columns import Table
+from rlpt.config import Bound, ConfigError
+
+# Tables one after the other, since estimates of rates have a memory; the last at the end of all
+# schedules.
+STEPS = (0, 1, 2, 2**30)
+_SETTINGS, _COLUMNS = ("fp_rate", "fn_rate"), ("fp_rates", "fn_rates")
+_EFFECT = "metrics/probe_effect"
+
+
+def check_noise_correction(chain: Chain, table: Table) -> None:
+    """Raises ConfigError if a step that corrects for noise leaves the advantages as they were.
+
+    The same means: to within what the eps of the normalisers can do.  Advantages that a
+    correction multiplies by a constant, as `noise.backward` with one channel does where nothing
+    normalises them, are not the same.  Nothing is concluded about a step whose rates are 0.
+
+    Args:
+      chain: of the run.
+      table: the columns that a rollout makes, as arrays or jax.ShapeDtypeStruct: shapes and types
+        are read, values are not.
+    """
+    for i, (place, method) in enumerate(chain.methods):
+        if not getattr(method.fn, "corrects_noise", False) or not _is_cancelled(chain, i, table):
+            continue
+        raise ConfigError(
+            f"{method.name} (config.{place.partition('/')[0]}) corrects for a noisy verifier, but "
+            f"once {_undone_by(chain, i, table)} has run the advantages are the same without it: "
+            "centring and dividing by a standard deviation remove whatever is affine in the "
+            "reward, and centring alone removes a shift. Correct in the advantages instead, with "
+            "dict(fn='noise.backward', ...) or dict(fn='noise.forward', ...) as the last estimator "
+            "of config.advantage: their scale is fixed. Or let an estimator without a standard "
+            "deviation, such as group.rloo, follow rewards noise.backward. Where the rates are the "
+            "same for all rows, an uncorrected run does as well."
+        )
+
+
+def _writes(place: str, method: Bound) -> str:
+    return method.writes or ("advantages" if place.startswith("advantage/") else "rewards")
+
+
+def _undone_by(chain: Chain, index: int, table: Table) -> str:
+    """The first estimator behind the method at `index` after which the correction is lost."""
+    for end in range(max(1, index - len(chain.shaping) + 2), len(chain.credit)):
+        part = dataclasses.replace(chain, credit=chain.credit[:end])
+        made = any(m.writes in ("", "advantages") for m in part.credit)
+        if made and _is_cancelled(part, index, table):
+            return part.credit[-1].name
+    return chain.credit[-1].name
+
+
+def _is_cancelled(chain: Chain, index: int, table: Table) -> bool:
+    """Whether the advantages are those without the correction, wherever it did something."""
+    if _writes(*chain.methods[index]) not in ("rewards", "advantages"):
+        return False  # kept beside them, for the log
+    plain = _without_correction(chain, index)
+    tolerance = _tolerance(chain)
+
+    @jax.jit
+    def compare(numbers: tp.Any, states: tp.Any, key: jax.Array, step: jax.Array) -> tp.Any:
+        rows = _random(table, key, chain.group_blocks)
+        new, state = chain(rows, states[0], numbers, key, step)
+        old, plain_state = plain(rows, states[1], numbers, key, step)
+        a, b = new["advantages"], old["advantages"]
+        scale = jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b)))
+        same = jnp.max(jnp.abs(a - b)) <= tolerance * scale  # NaN: not the same
+        return same, old[_EFFECT] > 0, (state, plain_state)
+
+    states, verdicts = (chain.init(), plain.init()), []
+    for step in STEPS:
+        numbers = chain.numbers(step)
+        same, effective, states = compare(numbers, states, jax.random.key(step), jnp.int32(step))
+        if effective:
+            verdicts.append(bool(same))
+    return bool(verdicts) and all(verdicts)
+
+
+def _without_correction(chain: Chain, index: int) -> Chain:
+    """The chain with all rates 0 in the method at `index`, and how much that changed its result."""
+    place, method = chain.methods[index]
+    credit, writes = place.startswith("advantage/"), _writes(place, method)
+
+    def uncorrected(**given: tp.Any) -> Table:
+        accepted = inspect.signature(method.fn).parameters
+        rest = {k: v for k, v in given.items() if k not in _COLUMNS}
+        out = method.fn(**rest | {k: 0.0 for k in _SETTINGS if k in accepted})
+        effect = jnp.max(jnp.abs(method.fn(**given) - out))
+        return {writes: out, _EFFECT: effect}
+
+    methods = list(chain.credit if credit else chain.shaping)
+    at = index - (len(chain.shaping) if credit else 0)
+    methods[at] = dataclasses.replace(method, fn=uncorrected)
+    if credit:
+        return dataclasses.replace(chain, credit=tuple(methods))
+    return dataclasses.replace(chain, shaping=tuple(methods))
+
+
+def _tolerance(chain: Chain) -> float:
+    """How much of the largest advantage rounding and the eps of the normalisers can change.
+
+    A correction multiplies a group's std s by 1/c, so eps acts as c eps does: the advantages
+    change by the factor 1 + eps (1 - c) / (c s) at most, with c >= 0.1 and s about 0.3 or more.
+    """
+    return min(3e-5 + 30 * max((_eps(m) for m in chain.credit), default=0.0), 0.05)
+
+
+def _eps(method: Bound) -> float:
+    parameter = inspect.signature(method.fn).parameters.get("eps")
+    return 0.0 if parameter is None else method.numbers_at(0).get("eps", parameter.default)
+
+
+def _random(table: Table, key: jax.Array, group_blocks: int) -> Table:
+    """A table of these shapes: full rows, random verdicts of 0 and 1, log-probs below 0."""
+    out: Table = {}
+    logp = {k: table["sampler_logp"] for k in ("old_logp", "ref_logp") if "sampler_logp" in table}
+    table = logp | table
+    for i, (name, column) in enumerate(sorted(table.items())):
+        draw = jax.random.uniform(jax.random.fold_in(key, i), column.shape)
+        if name.startswith("verdict/"):
+            out[name] = (draw < 0.5).astype(column.dtype)
+        elif name == "group":
+            out[name] = jnp.arange(column.size, dtype=column.dtype) // group_blocks
+        elif name in ("prompt_id", "row_id"):
+            out[name] = jnp.arange(column.size, dtype=column.dtype).reshape(column.shape)
+        elif name.endswith("_mask"):
+            out[name] = jnp.ones(column.shape, bool)
+        elif column.dtype == bool:
+            out[name] = draw < 0.5
+        elif jnp.issubdtype(column.dtype, jnp.integer):
+            out[name] = (draw * 4).astype(column.dtype)
+        else:
+            out[name] = -draw if name.endswith("logp") else draw.astype(column.dtype)
+    return out
