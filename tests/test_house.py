@@ -39,7 +39,9 @@ MAY_IMPORT = {
     "scorers": {"columns", "models", "scorers", "scoring"},
     "rollouts": {"columns", "rollouts", "tasks.base"},  # the tools come as arguments
     "chain": {"columns", "config"},
-    "learner": {"columns", "config", "losses", "models", "optim", "scoring", "sharding"},
+    "probe": {"chain", "columns", "config"},
+    "learner": {"columns", "config", "losses", "models", "optim", "scoring"},
+    "learners": {"columns", "config", "learner", "models", "records", "scoring"},
     "report": {"columns", "metrics", "report"},
 }
 MATHEMATICS = ("rewards", "advantages", "losses")
