@@ -29,6 +29,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # rollout does not make.
 METHODS = {
     "GRPO": "grpo",
+    "PPO": "ppo",
     "Dr.GRPO": "dr_grpo",
     "RLOO": "rloo",
     "REINFORCE++": "reinforce_pp",
@@ -58,6 +59,11 @@ METHODS = {
     "random rewards": "spurious_random",
     "rewards for form": "spurious_format",
     "inverted rewards": "spurious_inverted",
+    "TEMPO on grown trees": "tempo_branching",
+    "TreeRL": "treerl",
+    "CURE": "cure",
+    "MRT": "mrt",
+    "RL-PLUS": "rl_plus",
 }
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 MODEL = "toy:vocab=24,layers=1,width=16,heads=2,kv_heads=1,ff=16"

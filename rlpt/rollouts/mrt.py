@@ -1,0 +1,109 @@
+"""MRT: what the policy would answer if its thought were ended after each episode of it."""
+
+from __future__ import annotations
+
+import typing as tp
+
+import numpy as np
+
+
+def episodes(
+    stream: tp.Any,
+    tools: tp.Any,
+    state: tp.Any,
+    step: int,
+    *,
+    prompts: int,
+    group: int,
+    termination: str,
+    most: int = 4,
+    tokens: int = 0,
+    separator: str = "\n\n",
+    samples: int = 2,
+    answer_tokens: int = 8,
+    verifier: str = "",
+) -> tuple[tp.Any, tp.Any]:
+    """On-policy completions, with the success of forced endings after each of their episodes.
+
+    Behind the first episodes of a completion, `termination` is appended and `samples` short
+    answers are drawn; the mean verdict of prompt + episodes + termination + answer is the value
+    of having thought so far.  The forced answers are measurements: none of them is trained.
+
+    Columns beside the usual ones: episode_value [P,G,most+1] float32, entry 0 before the first
+    episode (shared by a prompt's rows), entry j behind episode j; NaN where a completion has ended
+    before, the ending fits no bucket, or no answer has a verdict.  step_id [P,G,T] int32: the
+    episode, from 0, that a token belongs to, -1 behind the last that was measured.  Counted with
+    the outcomes: mrt/endings and mrt/answer_tokens.
+
+    Args:
+      stream, tools: as in `sample.on_policy`.  state: unused.
+      termination: text that ends the thought and asks for the answer.
+      most: episodes of a completion that are measured, at most.
+      tokens: the length of an episode; 0: an episode ends with `separator`.
+      samples: answers of each ending.  answer_tokens: of an answer, at most.
+      verifier: whose score is the value; "": that of the only one.
+    Returns: ({"policy": batch}, state).
+
+    Raises: ValueError for several verifiers of which none is named, or numbers below 1.
+
+    Reference: Qu et al., "Optimizing Test-Time Compute via Meta Reinforcement Fine-Tuning",
+    arXiv:2503.07572.  Differs from it in: episodes end at a separator or a length, wherever the
+    completion has its answer.
+    """
+    if min(most, samples, answer_tokens) < 1 or tokens < 0:
+        raise ValueError(
+            f"episodes: got most={most}, tokens={tokens}, samples={samples}, "
+            f"answer_tokens={answer_tokens}; expected positive numbers (tokens may be 0)"
+        )
+    if not verifier and len(tools.verifier_names) > 1:
+        raise ValueError(
+            f"episodes: got verifier='' with the verifiers {tools.verifier_names}; name one"
+        )
+    column = f"verdict/{verifier or tools.verifier_names[0]}"
+    items = stream.take(prompts)
+    batch = tools.verify(tools.generate(items, group=group, step=step))
+    table = batch.table
+    ending = tools.tokenizer.encode(termination)
+    longest = min(tools.contexts[-1], tools.model.max_positions - answer_tokens)
+    room = [longest - len(tools.encode(prompt)) for prompt, _ in items]
+    value = np.full((prompts, group, most + 1), np.nan, np.float32)
+    step_id = np.full(table["completion_mask"].shape, -1, np.int32)
+    wanted = [(i, 0, 0, ending) for i in range(prompts)]  # (prompt, row, entry, prefix)
+    for i, j in np.ndindex(prompts, group):
+        row = table["completion_tokens"][i, j][table["completion_mask"][i, j]].tolist()
+        start = 0
+        for e, end in enumerate(_ends(tools, row, most, tokens, separator)):
+            if end + len(ending) <= room[i]:
+                wanted.append((i, j, e + 1, row[:end] + ending))
+                step_id[i, j, start:end] = e
+                start = end
+    at_once = max(1, prompts * group // samples)  # as many rows as in the batch itself
+    for lot in range(0, len(wanted), at_once):
+        part = wanted[lot : lot + at_once]
+        empty = at_once - len(part)
+        forced = tools.verify(
+            tools.generate(
+                [items[i] for i, *_ in part] + [None] * empty,
+                group=samples,
+                step=step,
+                attempt=1,
+                first_sample=[(j * most + e) * samples for _, j, e, _ in part] + [0] * empty,
+                prefixes=[prefix for *_, prefix in part] + [[]] * empty,
+                max_tokens=answer_tokens,
+            )
+        )
+        for b, (i, j, e, _) in enumerate(part):
+            known = forced.table[column][b][forced.table["row_mask"][b]]
+            value[i, j if e else slice(None), e] = known.mean() if len(known) else np.nan
+        batch.outcomes["mrt/endings"] += len(part)
+        batch.outcomes["mrt/answer_tokens"] += int(forced.table["completion_mask"].sum())
+    table |= {"episode_value": value, "step_id": step_id}
+    return {"policy": batch}, state
+
+
+def _ends(tools: tp.Any, row: list[int], most: int, tokens: int, separator: str) -> list[int]:
+    """Where the first episodes of a completion end, before its own end."""
+    if tokens:
+        return list(range(tokens, len(row), tokens))[:most]
+    ends = [tools.tokens_until(row, (separator,), n + 1) for n in range(most)]
+    return sorted({end for end in ends if end is not None and end < len(row)})
