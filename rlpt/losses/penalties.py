@@ -84,6 +84,30 @@ def entropy_bonus(entropy: jax.Array) -> jax.Array:
     return -entropy
 
 
+def scaled_k3(logp: jax.Array, ref_logp: jax.Array, kl_coef: jax.Array) -> jax.Array:
+    """`k3` times a coefficient per row, such as that of `rewards.controllers.adaptive_kl`.
+
+    Args:
+      logp, ref_logp: as `k1`.  kl_coef: [P,G] float32.
+
+    Returns: [P,G,T].
+    """
+    chex.assert_shape(kl_coef, logp.shape[:2])
+    return kl_coef[..., None] * k3(logp, ref_logp)
+
+
+def scaled_entropy_bonus(entropy: jax.Array, entropy_coef: jax.Array) -> jax.Array:
+    """`entropy_bonus` times a coefficient per row, as of `rewards.controllers.adaptive_entropy`.
+
+    Args:
+      entropy: as `entropy_bonus`.  entropy_coef: [P,G] float32.
+
+    Returns: [P,G,T].
+    """
+    chex.assert_shape(entropy_coef, entropy.shape[:2])
+    return entropy_coef[..., None] * entropy_bonus(entropy)
+
+
 def value_mse(value: jax.Array, returns: jax.Array) -> jax.Array:
     """Half the squared error of the critic.
 
