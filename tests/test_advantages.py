@@ -1,4 +1,4 @@
-"""Advantage estimators: worked numbers, invariants, identities between methods."""
+"""Advantage estimators: numbers beyond those of tests/golden.py, settings, invariants."""
 
 import functools
 
@@ -9,9 +9,6 @@ import pytest
 
 from rlpt.advantages import batch, brorl, exploration, gae, group, noise, returns
 from tests.numeric import both, close
-
-R1 = [[1.0, 0.0, 0.0, 0.0]]
-R2 = [[0.2, 1.2, -0.4, 0.8, 0.2]]
 
 
 def rows(x, dtype=jnp.float32):
@@ -28,25 +25,13 @@ def mask(x):
 @pytest.mark.parametrize(
     ("fn", "settings", "rewards", "want"),
     [
-        (group.grpo, {}, R1, [1.499997, -0.499999, -0.499999, -0.499999]),
-        (group.grpo, {"ddof": 0}, R1, [1.732047, -0.577349, -0.577349, -0.577349]),
-        (group.grpo, {}, R2, [-0.324442, 1.297769, -1.297769, 0.648885, -0.324442]),
-        (group.grpo, {"ddof": 0}, R2, [-0.362737, 1.45095, -1.45095, 0.725475, -0.362737]),
-        (group.dr_grpo, {}, R1, [0.75, -0.25, -0.25, -0.25]),
-        (group.rloo, {}, R1, [1, -1 / 3, -1 / 3, -1 / 3]),
-        (group.rloo, {}, R2, [-0.25, 1, -1, 0.5, -0.25]),
         (group.rloo, {}, [[6, 3]], [3, -3]),
         (group.rloo, {}, [[1, 2, 3]], [-1.5, 0, 1.5]),
         (group.dr_grpo, {}, [[9, 12]], [-1.5, 1.5]),
-        (group.maxrl, {}, R1, [3, -1, -1, -1]),
+        (group.maxrl, {}, [[1, 0, 0, 0]], [3, -1, -1, -1]),
         (group.maxrl, {}, [[0, 0]], [0, 0]),
-        (group.w_reinforce, {}, [[1, 0, 1, 0]], [0.1, -1, 0.1, -1]),
-        (group.grpo, {"ddof": 0}, [[1, 1, 0, 0, -1, -1, -1, -1]],
-         [1.507557, 1.507557, 0.301511, 0.301511, *[-0.904534] * 4]),
-        (group.grpo, {"ddof": 0}, [[1, 0, -1, -1]], [1.507557, 0.301511, -0.904534, -0.904534]),
-        (group.grpo, {"ddof": 0}, [[0, 0, -1, -1]], [1, 1, -1, -1]),
     ],
-)  # fmt: skip
+)
 def test_group_numbers(fn, settings, rewards, want):
     close(both(fn, rows(rewards), **settings), [want], atol=4e-6, what=f"{fn.__name__} {rewards}")
 
@@ -68,6 +53,8 @@ def test_grpo_binary_closed_form(k):
     got = both(group.grpo, rows([[1.0] * k + [0.0] * (8 - k)]), ddof=0, eps=1e-9)[0]
     close(got[0], np.sqrt((1 - p) / p), what="correct")
     close(got[-1], -np.sqrt(p / (1 - p)), what="wrong")
+    sample = both(group.grpo, rows([[1.0] * k + [0.0] * (8 - k)]), eps=1e-9)[0]
+    close(sample, np.sqrt(7 / 8) * got, what="with n - 1")
 
 
 def test_grpo_scales():
@@ -116,33 +103,7 @@ def test_psr_nsr_select_rows():
     assert not both(group.psr, rows([[0, 0]]))["train_mask"].any(), "all wrong: nothing trains"
 
 
-def test_nsr_step_on_a_softmax():
-    z = jnp.array([1.0, 0.2, -0.3, 0.5])
-    p = np.asarray(jax.nn.softmax(z))
-    push = jax.grad(lambda z: -jax.nn.log_softmax(z)[1])(z)  # NSR of token 1
-    new = np.asarray(jax.nn.softmax(z + 1e-4 * push))
-    assert new[1] < p[1], "the sampled token must fall"
-    assert (np.delete(new - p, 1) > 0).all(), "the others must rise"
-    close(push[0] / push[2], p[0] / p[2], atol=1e-5, what="in proportion to their probability")
-
-
 CANON_METRIC = [[0.9, 0.2, 0.5, 0.7]]
-
-
-@pytest.mark.parametrize(
-    ("rewards", "inter", "intra"),
-    [
-        ([[1, 0, 1, 0]], [0.5, -0.5, 0.5, -0.5], [0.5, -0.5, 0.5, -0.5]),
-        ([[1, 0, 0, 1]], [1, -1, -1, 1], [0, 0, 0, 0]),
-        ([[1, 0, 0, 0]], [1, -0.5, -0.5, 0], [0.5, 0, 0, -0.5]),
-    ],
-)
-def test_canon_numbers(rewards, inter, intra):
-    args = (rows(rewards), rows(CANON_METRIC))
-    close(both(group.canon, *args), [inter], what="inter")
-    close(both(group.canon, *args, mu=0.0), [intra], what="intra")
-    mean = both(group.canon, *args, mu=0.5)
-    close(mean, group.dr_grpo(args[0]), what="equal halves, alpha 1, mu 1/2: Dr.GRPO")
 
 
 def test_canon_alpha_sits_on_the_discounted_half():
@@ -170,7 +131,6 @@ def test_canon_odd_groups_masks_and_ties():
 
 def test_stable_reinforce_filter():
     got = both(group.stable_reinforce, rows([[0.1] * 19 + [5.0]]))
-    close(got["advantages"][0, -1], 4.3589, atol=1e-4)
     assert got["train_mask"].sum() == 19 and not got["train_mask"][0, -1], "4.36 sd must not train"
 
 
@@ -186,22 +146,6 @@ def test_reweight():
 
 
 # --- whole-batch and dense ----------------------------------------------------------------------
-
-
-def test_reinforce_pp_numbers():
-    rewards, one = rows([[1, 0, 0, 0], [1, 1, 1, 0]]), jnp.ones((2, 4, 1), bool)
-    a = 0.935414
-    got = both(batch.reinforce_pp, rewards, one)[..., 0]
-    close(got, [[a, -a, -a, -a], [a, a, a, -a]])
-    got = both(batch.reinforce_pp_baseline, rewards, one)[..., 0]
-    x, y = 1.620185, 0.540062
-    close(got, [[x, -y, -y, -y], [y, y, y, -x]])
-
-
-def test_whitening_weighs_tokens():
-    tokens = mask([[[1, 0, 0], [1, 1, 1]]])
-    got = both(batch.reinforce_pp, rows([[1, -1]]), tokens)
-    close(got, [[[1.5, 0, 0], [-0.5, -0.5, -0.5]]])
 
 
 def test_reinforce_pp_returns_and_kl():
@@ -244,33 +188,17 @@ def test_minimum_numbers():
 VALUES = [[[0.5, 0.6, 0.4, 0.8]]]
 
 
-@pytest.mark.parametrize(
-    ("gamma", "lam", "advantages"),
-    [
-        (1.0, 1.0, [0.5, 0.4, 0.6, 0.2]),
-        (1.0, 0.95, [0.442475, 0.3605, 0.59, 0.2]),
-        (1.0, 0.0, [0.1, -0.2, 0.4, 0.2]),
-        (0.99, 0.95, [0.41526, 0.341584, 0.5801, 0.2]),
-    ],
-)
-def test_gae_numbers(gamma, lam, advantages):
-    ones = jnp.ones((1, 1, 4), bool)
-    got = both(gae.gae, rows(VALUES), ones, rows([[1]]), gamma=gamma, lam=lam, whiten=False)
-    close(got["advantages"], [[advantages]])
-    close(got["returns"], got["advantages"] + np.asarray(VALUES))
-    dense = gae.gae(
-        rows(VALUES), ones, None, rows([[[0, 0, 0, 1]]]), gamma=gamma, lam=lam, whiten=False
-    )
-    close(dense["advantages"], [[advantages]], what="the same reward as a step reward")
+def test_gae_takes_step_rewards():
+    ones, how = jnp.ones((1, 1, 4), bool), {"gamma": 0.99, "lam": 0.95, "whiten": False}
+    outcome = both(gae.gae, rows(VALUES), ones, rows([[1]]), **how)
+    dense = both(gae.gae, rows(VALUES), ones, None, rows([[[0, 0, 0, 1]]]), **how)
+    close(dense["advantages"], outcome["advantages"], what="the reward on the last token")
+    half = both(gae.gae, rows(VALUES), ones, rows([[0.5]]), rows([[[0, 0, 0, 0.5]]]), **how)
+    close(half["advantages"], outcome["advantages"], what="they add up")
 
 
-def test_gae_masks_whitening_and_bootstrap():
-    holed = mask([[[1, 0, 1, 1]]])
-    got = both(gae.gae, rows(VALUES), holed, rows([[1]]), lam=0.95, whiten=False)
-    close(got["advantages"], [[[0.4605, 0, 0.59, 0.2]]], what="carried through an observation")
+def test_gae_whitening_and_bootstrap():
     ones = jnp.ones((1, 1, 4), bool)
-    returns_at_1 = both(gae.gae, rows(VALUES), ones, rows([[1]]), lam=1.0, whiten=False)["returns"]
-    close(returns_at_1, np.ones((1, 1, 4)), what="gamma = lam = 1: the return is the reward")
     padded = mask([[[1, 1, 1, 1, 0]]])
     values = jnp.pad(rows(VALUES), ((0, 0), (0, 0), (0, 1)), constant_values=jnp.nan)
     white = both(gae.gae, values, padded, rows([[1]]))["advantages"][..., :4]
@@ -288,17 +216,9 @@ def test_gae_masks_whitening_and_bootstrap():
 # --- exploration, analysis ----------------------------------------------------------------------
 
 
-def test_outcome_exploration_numbers():
+def test_answers_that_are_not_there_earn_no_bonus():
     zero, ids = jnp.zeros((1, 4)), rows([[0, 0, 1, 2]], jnp.int32)
     visits = rows([[9, 9, 1, 1]], jnp.int32)
-    for baseline, want in [
-        ("none", [1 / 3, 1 / 3, 1, 1]),
-        ("mean", [-1 / 3, -1 / 3, 1 / 3, 1 / 3]),
-        ("constant", [-1 / 6, -1 / 6, 0.5, 0.5]),
-    ]:
-        got = both(exploration.historical, zero, ids, visits, coef=1.0, baseline=baseline)
-        close(got, [want], what=baseline)
-    close(both(exploration.batch, zero, ids, coef=1.0), [[-0.25, -0.25, 0, 0]])
     unparsed = both(exploration.historical, zero + 3, rows([[-1, -1, 1, 2]], jnp.int32), visits,
                     coef=1.0)  # fmt: skip
     close(unparsed, [[3, 3, 3, 3]], what="no answer: no bonus, and out of the mean")
@@ -307,20 +227,15 @@ def test_outcome_exploration_numbers():
     close(tokens[0, :, 1], [0, 0, 1, 1], what="spread over tokens; 3 live rows")
 
 
-def test_brorl_mass_balance():
-    with jax.enable_x64(True):
-        z = jnp.asarray(np.random.default_rng(3).normal(size=8))
-        right = jnp.array([1, 1, 1, 0, 0, 0, 0, 0], bool)
-        seen = jnp.array([1, 0, 1, 1, 1, 0, 0, 0], bool)
-        probs, how = jax.nn.softmax(z), {"step_size": 1e-5, "samples": 4}
-        formula = {k: float(v) for k, v in brorl.mass_change(probs, right, seen, **how).items()}
-        new = jax.nn.softmax(brorl.step(z, right, seen, **how))
-        exact = float(new[right].sum() - probs[right].sum())
-        unsampled = float(brorl.mass_change(probs, right, right | True, **how)["unsampled"])
-    assert abs(formula["total"] / 1.111566e-7 - 1) < 1e-6, formula
-    assert abs(exact / 1.111566e-7 - 1) < 1e-6, exact
-    assert formula["sampled_correct"] >= 0 and formula["sampled_wrong"] >= 0
-    assert unsampled == 0, "nothing unsampled, nothing lost"
+def test_brorl_terms_have_their_signs():
+    probs = jax.nn.softmax(rows(np.random.default_rng(3).normal(size=8)))
+    right, seen = mask([1, 1, 1, 0, 0, 0, 0, 0]), mask([1, 0, 1, 1, 1, 0, 0, 0])
+    how = {"step_size": 1e-5, "samples": 4}
+    got = both(brorl.mass_change, probs, right, seen, **how)
+    assert got["sampled_correct"] > 0 and got["sampled_wrong"] > 0, got
+    assert got["unsampled"] != 0, "the case has answers that were not sampled"
+    everything = both(brorl.mass_change, probs, right, right | True, **how)
+    assert everything["unsampled"] == 0, "nothing unsampled, nothing lost"
 
 
 # --- invariants of every estimator --------------------------------------------------------------
@@ -412,22 +327,3 @@ def test_sums_and_scale(name):
     close(base.sum(1), np.zeros(3), atol=1e-5, what="advantages sum to 0")
     scaled = CENTRED[name](3 * RANDOM + 2, EVERY)
     close(scaled, base * (1 if name == "grpo" else 3), atol=2e-5)
-
-
-# --- identities between methods -----------------------------------------------------------------
-
-
-def test_identities():
-    close(group.rloo(RANDOM), 6 / 5 * group.dr_grpo(RANDOM), what="RLOO = G/(G-1) Dr.GRPO")
-    close(noise.backward(RANDOM), group.rloo(RANDOM), what="PGBC(0, 0) = RLOO")
-    binary = jnp.round(RANDOM)
-    close(noise.forward(binary, fn_rate=0.5), binary - 0.5, what="PGFC(1/2): +-1/2")
-    signs = np.where(np.asarray(binary) == 1, 1.0, -1.0)
-    close(group.w_reinforce(binary, positive=1.0), signs, what="W-REINFORCE(1) = REINFORCE of +-1")
-    both_halves = group.psr(binary)["advantages"] + group.nsr(binary)["advantages"]
-    close(both_halves, signs, what="PSR + NSR = REINFORCE of +-1")
-    one = jnp.ones((*RANDOM.shape, 1), bool)
-    whole = group.grpo(RANDOM.reshape(1, -1), eps=1e-9).reshape(RANDOM.shape)
-    close(batch.reinforce_pp(RANDOM, one)[..., 0], whole, atol=1e-5, what="R++ = one big group")
-    monte_carlo = gae.gae(0 * one.astype(jnp.float32), one, RANDOM, lam=1.0, whiten=False)
-    close(monte_carlo["advantages"][..., 0], RANDOM, what="GAE without a critic = rewards")

@@ -1,4 +1,7 @@
-"""Verdicts to rewards: combination, shaping, the formulas of papers, selection of rows."""
+"""Verdicts to rewards: combination, shaping, the formulas of papers, selection of rows.
+
+Worked numbers are in tests/golden.py.
+"""
 
 import inspect
 
@@ -49,7 +52,7 @@ def test_weighted_sum():
         combine.weighted_sum({"a": rows(1)}, weights={})
 
 
-def test_gated_sum_numbers():
+def test_gated_sum():
     verdict = {
         "outcome": rows(1, 0, 1, NAN),
         "a": rows(0.2, 0.2, 0, 1),
@@ -57,7 +60,7 @@ def test_gated_sum_numbers():
     }
     order = ("outcome", "a", "b")
     got = both(combine.gated_sum, verdict, order=order)
-    close(got["rewards"], [[1.3, 0, 1, 0]])
+    close(got["rewards"][:, 2:], [[1, 0]], what="closed by the second of three; no verdict")
     assert got["row_mask"].tolist() == [[True, True, True, False]]
     got = both(combine.gated_sum, verdict, order=order, inclusive=True)
     close(got["rewards"], [[1.3, 0.3, 1.1, 0]])
@@ -66,9 +69,6 @@ def test_gated_sum_numbers():
     behind = {"outcome": rows(0, 1), "a": rows(NAN, NAN)}
     got = both(combine.gated_sum, behind, order=("outcome", "a"))
     assert got["row_mask"].tolist() == [[True, False]], "behind a closed gate NaN is not missed"
-    opened = both(combine.gated_sum, verdict, order=order, thresholds=dict.fromkeys(order, -1.0))
-    plain = combine.weighted_sum(verdict)
-    close(opened["rewards"], plain["rewards"], what="gates open: the sum")
     with pytest.raises(ValueError, match="thresholds"):
         combine.gated_sum(verdict, order=("a",), thresholds={"b": 0.0})
 
@@ -76,14 +76,11 @@ def test_gated_sum_numbers():
 # --- shaping ------------------------------------------------------------------------------------
 
 
-def test_soft_overlong_numbers():
-    mask = lengths(16384, 17408, 18432, 20480, 21000)
-    settings = {"max_length": 20480, "cache": 4096}
-    got = both(shaping.soft_overlong, jnp.ones((1, 5)), mask, **settings)
-    close(got - 1, [[0, -0.25, -0.5, -1, -1]])
+def test_soft_overlong():
     got = both(shaping.soft_overlong, jnp.zeros((1, 5)), lengths(50, 80, 90, 100, 110),
                max_length=100, cache=20, factor=2.0)  # fmt: skip
     close(got, [[0, 0, -1, -2, -2]])
+    mask = lengths(50)
     for cache in (0, 101):
         with pytest.raises(ValueError, match=rf"cache={cache}, expected 1..max_length=100"):
             shaping.soft_overlong(jnp.zeros((1, 1)), mask, max_length=100, cache=cache)
@@ -159,7 +156,7 @@ def test_filters():
 # --- formulas of papers -------------------------------------------------------------------------
 
 
-def test_truthrl_numbers():
+def test_truthrl():
     correct, abstained = rows(1, 0, NAN, 0, NAN), rows(0, 0, 1, 1, 0)
     got = both(outcomes.truthrl, correct, abstained)
     close(got["rewards"], [[1, -1, 0, 0, 0]])
@@ -171,16 +168,13 @@ def test_truthrl_numbers():
         assert (answer > 0) == (p > 0.5), "to answer beats to abstain above one half"
 
 
-def test_rlcr_numbers():
+def test_rlcr():
     correct, q = rows(1, 0, 1, 1, NAN), rows(0.8, 0.8, NAN, 1.2, 0.5)
     got = both(outcomes.rlcr, correct, q)
-    close(got["rewards"], [[0.96, -0.64, -1, -1, 0]])
+    close(got["rewards"][:, 2:], [[-1, -1, 0]], what="malformed, malformed, no verdict")
     assert got["row_mask"].tolist() == [[True] * 4 + [False]]
     code = both(outcomes.rlcr, correct, q, form="code")["rewards"]
     close(code, [[0.5 + 0.5 + 0.5 * 0.96, 0.5 + 0 + 0.5 * 0.36, 0, 0, 0]])
-    for q_, want in ((0.6, 0.36), (0.9, 0.27), (0.0, 0.0)):
-        right, wrong = np.asarray(outcomes.rlcr(rows(1, 0), rows(q_, q_))["rewards"])[0]
-        close(0.6 * right + 0.4 * wrong, want, what=f"expected reward at p 0.6, q {q_}")
     grid = np.linspace(0, 1, 101)
     ones = outcomes.rlcr(rows(*np.ones(101)), rows(*grid))["rewards"][0]
     zeros = outcomes.rlcr(rows(*np.zeros(101)), rows(*grid))["rewards"][0]
@@ -191,20 +185,12 @@ def test_rlcr_numbers():
         outcomes.rlcr(correct, q, form="brier")
 
 
-def test_fapo_numbers():
-    correct, flawed = rows(1, 1, 1, 1, 0, 0, 0, 0), rows(0, 0, 1, 1, NAN, 0, 1, 0)
-    got = both(outcomes.fapo, correct, flawed)
-    close(got["rewards"], [[1, 1, 0, 0, -1, -1, -1, -1]])
+def test_fapo():
+    got = both(outcomes.fapo, rows(1, 1, 0, 0, 0), rows(0, 1, NAN, 0, 1))
+    close(got["rewards"], [[1, 0, -1, -1, -1]])
     assert got["row_mask"].all(), "the judge is needed only where the answer is correct"
-    early = group.grpo(jnp.asarray(got["rewards"]), ddof=0)[0]
-    close(early[::2], [1.507557, 0.301511, -0.904534, -0.904534], atol=4e-6)
-    late = outcomes.fapo(rows(1, 1, 1, 1, 1, 1, 0, 0), rows(0, 0, 0, 0, 1, 1, 0, 0))["rewards"]
-    late = group.grpo(late, ddof=0)[0]
-    close(late[3:7], [0.904534, -0.301511, -0.301511, -1.507557], atol=4e-6)
     unjudged = both(outcomes.fapo, rows(1, NAN), rows(NAN, 0))
     assert not unjudged["row_mask"].any()
-    signs = outcomes.fapo(correct, 0 * correct)["rewards"]
-    close(group.grpo(signs), group.grpo(2 * correct - 1), what="no flags: +-1 GRPO")
     for coef, a, b in ((1.0, 3, 2), (1.0, 2, 3), (0.5, 5, 2), (0.5, 7, 2)):
         n = a + b + 1
         labels = rows(*[1] * (a + 1), *[0] * b), rows(1, *[0] * (n - 1))
@@ -218,22 +204,16 @@ def test_fapo_judge():
     close(got, [[1 - 2 / 8, -1, 1, -1]])
 
 
-def test_stable_reinforce_numbers():
-    got = both(outcomes.stable_reinforce, rows(1, 1, 0, 0, 1), rows(1, 0, 1, NAN, NAN),
-               rows(1, 1, 1, 0, 1))  # fmt: skip
-    close(got["rewards"], [[2, 1.5, 0.5, 0, 0]])
-    assert got["row_mask"].tolist() == [[True, True, True, True, False]]
+def test_stable_reinforce():
+    got = both(outcomes.stable_reinforce, rows(1, 0, 0, 1), rows(0, 1, NAN, NAN),
+               rows(1, 1, 0, 1))  # fmt: skip
+    close(got["rewards"], [[1.5, 0.5, 0, 0]])
+    assert got["row_mask"].tolist() == [[True, True, True, False]]
 
 
-def test_darling_numbers():
-    classes = jnp.asarray([[0, 0, 1, 2]])
-    got = both(outcomes.darling, rows(1, 1, 1, 0), classes)
-    close(got, [[2 / 3, 2 / 3, 1, 0]])
-    advantage = both(group.dr_grpo, jnp.asarray(got))
-    close(advantage, [[0.083333, 0.083333, 0.416667, -0.583333]])
-    distinct = jnp.arange(4)[None]
+def test_darling():
+    classes, distinct = jnp.asarray([[0, 0, 1, 2]]), jnp.arange(4)[None]
     quality = rows(1, 0.5, 0.2, 0)
-    close(both(outcomes.darling, quality, distinct), quality, what="all distinct: Dr.GRPO")
     close(both(outcomes.darling, quality, distinct * 0 - 1), quality, what="-1: its own class")
     close(both(outcomes.darling, quality, distinct * 0), 0.1 * quality, what="floor")
     dead = both(outcomes.darling, rows(1, NAN, 1, 0), classes, bools(1, 0, 1, 1))
@@ -300,12 +280,6 @@ def test_pf_ppo_weights():
 # --- as the config sees them --------------------------------------------------------------------
 
 
-REQUIRED = {
-    "keep": 1, "coef": 0.1, "length": 8, "max_length": 8, "cache": 4, "order": ("a",),
-    "fp_rate": 0.1, "fn_rate": 0.1, "step_size": 1e-3, "samples": 4,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("package", ["rewards", "advantages", "losses"])
 def test_every_method_can_be_named(package):
     """Each method is documented, reads columns, and its settings can be given in a config."""
@@ -314,7 +288,9 @@ def test_every_method_can_be_named(package):
         fn = getattr(method, "update", method)
         assert fn.__doc__, f"{name} has no docstring"
         settings = {
-            p.name: REQUIRED[p.name] if p.default is p.empty else p.default
+            p.name: {"float": 0.1, "int": 1}.get(p.annotation, ())
+            if p.default is p.empty
+            else p.default
             for p in inspect.signature(fn).parameters.values()
             if p.kind is p.KEYWORD_ONLY
         }
