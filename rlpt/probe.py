@@ -20,6 +20,7 @@ import typing as tp
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlpt.chain import Chain
 from rlpt.columns import Table
@@ -81,8 +82,8 @@ def _is_cancelled(chain: Chain, index: int, table: Table) -> bool:
     tolerance = _tolerance(chain)
 
     @jax.jit
-    def compare(numbers: tp.Any, states: tp.Any, key: jax.Array, step: jax.Array) -> tp.Any:
-        rows = _random(table, key, chain.group_blocks)
+    def compare(rows: Table, numbers: tp.Any, states: tp.Any, step: jax.Array) -> tp.Any:
+        key = jax.random.key(step)
         new, state = chain(rows, states[0], numbers, key, step)
         old, plain_state = plain(rows, states[1], numbers, key, step)
         a, b = new["advantages"], old["advantages"]
@@ -92,8 +93,8 @@ def _is_cancelled(chain: Chain, index: int, table: Table) -> bool:
 
     states, verdicts = (chain.init(), plain.init()), []
     for step in STEPS:
-        numbers = chain.numbers(step)
-        same, effective, states = compare(numbers, states, jax.random.key(step), jnp.int32(step))
+        rows = _random(table, chain.group_blocks, step)
+        same, effective, states = compare(rows, chain.numbers(step), states, jnp.int32(step))
         if effective:
             verdicts.append(bool(same))
     return bool(verdicts) and all(verdicts)
@@ -133,25 +134,24 @@ def _eps(method: Bound) -> float:
     return 0.0 if parameter is None else method.numbers_at(0).get("eps", parameter.default)
 
 
-def _random(table: Table, key: jax.Array, group_blocks: int) -> Table:
+def _random(table: Table, group_blocks: int, seed: int) -> Table:
     """A table of these shapes: full rows, random verdicts of 0 and 1, log-probs below 0."""
+    rng = np.random.default_rng(seed)
     out: Table = {}
     logp = {k: table["sampler_logp"] for k in ("old_logp", "ref_logp") if "sampler_logp" in table}
-    table = logp | table
-    for i, (name, column) in enumerate(sorted(table.items())):
-        draw = jax.random.uniform(jax.random.fold_in(key, i), column.shape)
-        if name.startswith("verdict/"):
-            out[name] = (draw < 0.5).astype(column.dtype)
+    for name, column in (logp | table).items():
+        draw = rng.random(column.shape)
+        if name.endswith("_mask"):
+            value = np.ones(column.shape)
         elif name == "group":
-            out[name] = jnp.arange(column.size, dtype=column.dtype) // group_blocks
+            value = np.arange(column.size) // group_blocks
         elif name in ("prompt_id", "row_id"):
-            out[name] = jnp.arange(column.size, dtype=column.dtype).reshape(column.shape)
-        elif name.endswith("_mask"):
-            out[name] = jnp.ones(column.shape, bool)
-        elif column.dtype == bool:
-            out[name] = draw < 0.5
+            value = np.arange(column.size).reshape(column.shape)
+        elif column.dtype == bool or name.startswith("verdict/"):
+            value = draw < 0.5
         elif jnp.issubdtype(column.dtype, jnp.integer):
-            out[name] = (draw * 4).astype(column.dtype)
+            value = draw * 4
         else:
-            out[name] = -draw if name.endswith("logp") else draw.astype(column.dtype)
+            value = -draw if name.endswith("logp") else draw
+        out[name] = value.astype(column.dtype)
     return out
