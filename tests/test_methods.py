@@ -68,6 +68,19 @@ METHODS = {
     "CURE": "cure",
     "MRT": "mrt",
     "RL-PLUS": "rl_plus",
+    "THR": "thr",
+    "VERL": "verl",
+    "Intuitor": "intuitor",
+    "CANON": "canon",
+    "DARLING": "darling",
+    "outcome-based exploration": "outcome_exploration",
+    "RECAP": "recap",
+    "RLCR": "rlcr",
+    "TruthRL": "truthrl",
+    "FAPO": "fapo",
+    "adaptive KL": "adaptive_kl",
+    "adaptive entropy": "adaptive_entropy",
+    "overlong completions": "overlong",
 }
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 MODEL = "toy:vocab=24,layers=1,width=16,heads=2,kv_heads=1,ff=16"
