@@ -452,8 +452,6 @@ def test_answer_logp_after_the_prompt_alone():
     close(score("answers.answer_logp", context="prompt"), score("answers.answer_logp", empty), 1e-5)
     with pytest.raises(ValueError, match="expected 'completion' or 'prompt'"):
         score("answers.answer_logp", context="question")
-    with pytest.raises(ValueError, match=r"got 'judge', expected one of \['policy'\]"):
-        score("answers.answer_logp", model="judge")
 
 
 # Three turns: tokens 0-1, 3 and 4-5; a tool speaks at 2. The answer is token 9.

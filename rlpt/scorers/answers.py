@@ -12,17 +12,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
-Models = dict[str, tp.Callable[[dict[str, tp.Any]], dict[str, jax.Array]]]
-
-
-def _model(models: Models, name: str) -> tp.Callable[[dict[str, tp.Any]], dict[str, jax.Array]]:
-    if name not in models:
-        raise ValueError(f"answers model: got {name!r}, expected one of {sorted(models)}")
-    return models[name]
+Model = tp.Callable[[dict[str, jax.Array]], dict[str, jax.Array]]
 
 
 def _after(
-    model: tp.Callable[[dict[str, tp.Any]], dict[str, jax.Array]],
+    model: Model,
     table: dict[str, jax.Array],
     context: jax.Array,
     answer_tokens: jax.Array,
@@ -50,7 +44,7 @@ def _after(
 
 
 def answer_logp(
-    models: Models,
+    models: dict[str, Model],
     prompt_tokens: jax.Array,
     prompt_mask: jax.Array,
     completion_tokens: jax.Array,
@@ -80,7 +74,7 @@ def answer_logp(
 
     Returns: answer_logp [P,G,A] float32, nats; 0 outside answer_mask.
 
-    Raises: ValueError for an unknown model or context.
+    Raises: ValueError for an unknown context.
 
     Reference: Yu et al., "RLPR", arXiv:2506.18254; Zhou et al., "VeriFree", arXiv:2505.21493.
     """
@@ -97,11 +91,11 @@ def answer_logp(
     length = jnp.sum(completion_mask if context_mask is None else context_mask, axis=-1)
     if context == "prompt":
         table["completion_tokens"], length = completion_tokens[..., :0], jnp.zeros_like(length)
-    return _after(_model(models, model), table, length, answer_tokens, answer_mask)
+    return _after(models[model], table, length, answer_tokens, answer_mask)
 
 
 def information_gain(
-    models: Models,
+    models: dict[str, Model],
     prompt_tokens: jax.Array,
     prompt_mask: jax.Array,
     completion_tokens: jax.Array,
@@ -130,14 +124,13 @@ def information_gain(
     Returns: step_rewards [P,G,T] float32, nonzero on the last trained token of a turn only.  The
       outcome of the last turn is the row's reward; `advantages.turns.igpo` reads both.
 
-    Raises: ValueError for an unknown model or turns < 1.
+    Raises: ValueError for turns < 1.
 
     Reference: Wang et al., "Information Gain-based Policy Optimization", arXiv:2510.14967.
     """
     chex.assert_equal_shape([completion_tokens, completion_mask, loss_mask, step_id])
     if turns < 1:
         raise ValueError(f"information_gain turns: got {turns}, expected at least 1")
-    asked = _model(models, model)
     table = {
         "prompt_tokens": prompt_tokens,
         "prompt_mask": prompt_mask,
@@ -149,7 +142,7 @@ def information_gain(
 
     def belief(k: jax.Array) -> jax.Array:
         before = jnp.sum(completion_mask & (turn < k), axis=-1)
-        logp = _after(asked, table, before, answer_tokens, answer_mask)
+        logp = _after(models[model], table, before, answer_tokens, answer_mask)
         return jnp.exp(jnp.sum(logp, axis=-1) / count)
 
     beliefs = jnp.moveaxis(jax.lax.map(belief, jnp.arange(turns)), 0, -1)  # [P,G,turns]
