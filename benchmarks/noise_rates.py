@@ -7,10 +7,10 @@ prints the table and writes benchmarks/results/noise_rates.json.
 Policies are softmax bandits over a few answers, so the expected update of each estimator is
 exact: what the table shows is the direction of the summed update over all prompts, as its cosine
 to the update under clean rewards, and the only randomness is that of the estimated rates.  They
-come from appeals as a run makes them: rows drawn, verdicts flipped, `appeals.ask` with probability
-0.1, and one of the estimators of `rlpt.rewards.appeals`.  `looks` is the expected number of
-appeals; the file has the realised one.  Of the estimated rates the table shows the mean cosine over
-the seeds and, in brackets, the smallest.  A minute on two CPU cores.
+come from appeals as a run makes them: rows drawn, verdicts flipped, `appeals.lodge` with
+probability 0.1, and one of the estimators of `rlpt.rewards.appeals`.  `looks` is the expected
+number of appeals; the file has the realised one.  Of the estimated rates the table shows the mean
+cosine over the seeds and, in brackets, the smallest.  A minute on two CPU cores.
 
 Cai et al., arXiv 2510.00915, has the corrections; the examples were made here.
 """
@@ -167,7 +167,7 @@ def _appeal(
     positives: bool,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     ids = jnp.arange(1), jnp.arange(observed.size)[None]
-    asked = appeals.ask(
+    asked = appeals.lodge(
         observed, second, key, *ids, live, probability=PROBABILITY, positives=positives
     )
     init, estimate = appeals.stratified_both if positives else appeals.stratified

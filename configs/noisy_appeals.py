@@ -28,7 +28,7 @@ def get_config(arg: str | None = None):
         dict(fn="number.number", name="second", weight=0.0),
     )
     c.shaping = (
-        dict(fn="appeals.ask", probability=0.1, reads=dict(second="verdict/second")),
+        dict(fn="appeals.lodge", probability=0.1, reads=dict(second="verdict/second")),
         dict(fn="appeals.pooled", probability=0.1, decay=0.9, alpha=1e-5, beta=1e-5),
     )
     c.advantage = control["audited"](dict(fn="noise.forward", scale=1.0))

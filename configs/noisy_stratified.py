@@ -29,7 +29,10 @@ def get_config(arg: str | None = None):
         dict(fn="strata.by_edges", edges=(0.5,), reads=dict(column="truncated")),
         dict(fn="noise.inject", fp_rate=0.2, fn_rate=(0.05, 0.45)),
         dict(
-            fn="appeals.ask", probability=0.25, positives=True, reads=dict(second="verdict/number")
+            fn="appeals.lodge",
+            probability=0.25,
+            positives=True,
+            reads=dict(second="verdict/number"),
         ),
         dict(fn="appeals.stratified_both", decay=0.95, shrink=20.0),
     )

@@ -487,7 +487,7 @@ def test_stratified_rates_are_found():
 def test_who_appeals():
     clean, prompt, row = sample()
     second = jnp.where(row % 7 == 0, jnp.nan, 1.0)
-    got = both(appeals.ask, clean, second, KEY, prompt, row, probability=0.3)
+    got = both(appeals.lodge, clean, second, KEY, prompt, row, probability=0.3)
     heard = ~np.isnan(got["appeal"])
     negative = (np.asarray(clean) == 0) & ~np.isnan(np.asarray(second))
     assert not (heard & ~negative).any(), "only negatives that have a second verdict"
@@ -495,17 +495,17 @@ def test_who_appeals():
     assert abs(heard[negative].mean() - 0.3) < 4 * np.sqrt(0.21 / n), heard[negative].mean()
     assert (got["appeal"][heard] == 1).all() and got["metrics/appeals_asked"] == heard.sum()
     order = np.random.default_rng(0).permutation(len(prompt))
-    again = appeals.ask(
+    again = appeals.lodge(
         clean[order], second[order], KEY, prompt[order], row[order], probability=0.3
     )
     np.testing.assert_array_equal(again["appeal"], got["appeal"][order], "whatever the layout")
-    either = appeals.ask(clean, second, KEY, prompt, row, probability=0.3, positives=True)
+    either = appeals.lodge(clean, second, KEY, prompt, row, probability=0.3, positives=True)
     heard = ~np.isnan(np.asarray(either["appeal"]))
     assert heard[np.asarray(clean) == 1].any(), "positives too"
-    few = appeals.ask(clean, second, KEY, prompt, row, row < 8, probability=1.0)
+    few = appeals.lodge(clean, second, KEY, prompt, row, row < 8, probability=1.0)
     assert not np.isfinite(np.asarray(few["appeal"])[1:]).any(), "empty rows are not asked"
     with pytest.raises(ValueError, match=r"expected one in \(0, 1\]"):
-        appeals.ask(clean, second, KEY, prompt, row, probability=0.0)
+        appeals.lodge(clean, second, KEY, prompt, row, probability=0.0)
 
 
 def test_both_rates_by_hand():
@@ -558,9 +558,12 @@ def reasons(text, **settings):
     return reasoning.patterns(Trajectory(text), Prompt("p", (), "1"), **settings)
 
 
-def test_pattern_reward():
+def test_pattern_reward_numbers():
     twelve = " ".join(reasoning.PHRASES[:12])
     assert reasons(twelve.upper()).score == pytest.approx(0.6), "12 of 20, in any case"
+    words = f"{twelve} x x x" + " y" * (60 - len(twelve.split()) - 3)  # x x, y y of 59 pairs
+    assert reasoning.repetition(words, 2) == pytest.approx(2 / 59)
+    assert reasons(words, ngram=2).score == pytest.approx(0.6 - 2 / 59), "less the repetition"
     assert reasons(" ".join(reasoning.PHRASES)).score == 1, "no more than 1"
     assert reasons("thus thus thus").score == pytest.approx(1 / 20), "distinct phrases count"
     assert reasons("42").score == 0

@@ -1,6 +1,6 @@
 """Noise rates from appeals: a second verifier looks at some rows that the first has judged.
 
-`ask` draws the rows; the other three are transforms with memory that turn their
+`lodge` draws the rows; the other three are transforms with memory that turn their
 verdicts into the columns fn_rates and fp_rates, which the corrections of
 `rewards.noise` and `advantages.noise` read.  A second verifier whose own rates
 are known may be imperfect.  All estimates are bounded by max_rate.
@@ -22,7 +22,7 @@ from rlpt.rewards.strata import MAX_STRATA
 Arrays = dict[str, jax.Array]
 
 
-def ask(
+def lodge(
     rewards: jax.Array,
     second: jax.Array,
     key: jax.Array,
@@ -221,7 +221,7 @@ def _both_update(
 ) -> tuple[Arrays, Arrays]:
     """False positive and false negative rates by stratum, from appeals of either verdict.
 
-    All rows appeal with one probability (`ask` with positives=True), so the appealed rows are a
+    All rows appeal with one probability (`lodge` with positives=True), so the appealed rows are a
     fair sample of the stratum.  By stratum s and first verdict v, summed with decay, h_vs rows
     were heard and w_vs won; (w_vs - false_positive h_vs) / (true_positive - false_positive),
     bounded to [0, h_vs], of them are right, r_vs, and the others wrong, x_vs.  Then
