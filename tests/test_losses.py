@@ -304,6 +304,7 @@ X = np.array([[[-0.95, -0.9, -1.3], [-0.8, -1.05, -1.5]]])  # clips some tokens,
 OLD = np.array([[[-1.0, -0.7, -2.0], [-0.4, -1.1, -0.9]]])
 A = np.array([[[1.0, -2.0, 0.5], [-1.0, 3.0, 2.0]]])
 ALL = np.ones(A.shape, bool)
+COEFFICIENT = np.array([[0.5, 2.0]])
 OWN, FOREIGN = np.array([[0, 0]]), np.array([[3, 3]])
 
 
@@ -358,7 +359,11 @@ GRADIENTS = {
         lambda x: penalties.k2(x, OLD),
     ),
     "penalties.k3_ratio": lambda x: penalties.k3_ratio(x - OLD + 0.1, x, OLD),
+    "penalties.scaled_k3": lambda x: penalties.scaled_k3(x, OLD, COEFFICIENT),
     "penalties.entropy_bonus": lambda x: penalties.entropy_bonus(token_entropy(x)),
+    "penalties.scaled_entropy_bonus": lambda x: penalties.scaled_entropy_bonus(
+        token_entropy(x), COEFFICIENT
+    ),
     "penalties.value_mse": lambda x: penalties.value_mse(x, A),
     "penalties.value_clip": lambda x: penalties.value_clip(x, A, OLD, clip=0.17),
     "penalties.pacs": lambda x: penalties.pacs(x, OLD, ALL, jnp.asarray([[1.0, 0.0]]), beta=1.3),
