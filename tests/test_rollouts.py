@@ -263,3 +263,56 @@ def test_rows_and_back(make):
     assert [[v["digit"].outcome for v in rows] for rows in back.text.verdicts] == [
         [v["digit"].outcome for v in rows] for rows in batch.text.verdicts
     ]
+
+
+def test_rows_keep_group_and_origin_and_those_of_older_files_have_none(make):
+    tools = make()
+    batch, _ = sample.on_policy(stream(), tools, None, 0, prompts=2, group=4, group_blocks=2)
+    batch = batch["policy"]
+    batch.table["origin"][0, 1] = 3
+    rows = json.loads(json.dumps(tools.to_rows(batch)))
+    back = tools.from_rows(rows, origin=2)
+    assert back.table["group"].tolist() == batch.table["group"].tolist() == [0, 0, 1, 1]
+    assert back.table["origin"].tolist() == [[2, 3, 2, 2]] + [[2] * 4] * 3
+    np.testing.assert_array_equal(back.table["row_id"], batch.table["row_id"])
+    for row in rows:
+        for key in ("group", "origin", "row_id"):
+            del row[key]
+    old = tools.from_rows(rows)
+    assert old.table["group"].tolist() == [0, 1, 2, 3] and not old.table["origin"].any()
+    assert old.table["row_id"].ravel().tolist() == list(range(16))
+
+
+def test_rows_of_empty_blocks_are_not_written(make):
+    tools = make()
+    draws = stream().take(2)
+    batch = tools.verify(tools.generate([draws[0], None, draws[1]], group=2, step=0))
+    assert [r["block"] for r in tools.to_rows(batch)] == [0, 0, 2, 2]
+
+
+def test_a_batch_is_widened_by_empty_slots(make):
+    tools = make()
+    batch = tools.verify(tools.generate(stream().take(2), group=4, step=0))
+    wide = tools.widen(batch, 6)
+    columns.check(wide.table)
+    assert set(wide.table) == set(batch.table)
+    assert wide.table["row_mask"].tolist() == [[True] * 4 + [False] * 2] * 2
+    assert np.isnan(wide.table["verdict/digit"][:, 4:]).all()
+    assert (wide.table["temperature"] == 1).all() and (wide.table["answer_id"] == -1).all()
+    np.testing.assert_array_equal(wide.table["prompt_tokens"], batch.table["prompt_tokens"])
+    np.testing.assert_array_equal(
+        wide.table["completion_tokens"][:, :4], batch.table["completion_tokens"]
+    )
+    assert [len(c) for c in wide.text.completions] == [6, 6] == [len(v) for v in wide.text.verdicts]
+    with pytest.raises(ValueError, match="got blocks of 4 rows, expected at most 3"):
+        tools.widen(batch, 3)
+
+
+def test_carried_blocks_and_a_truncated_law_refuse_each_other(make):
+    tools = make()
+    tools.sampling = tools.sampling.copy_and_resolve_references()
+    tools.sampling.top_p = 0.9
+    with pytest.raises(ValueError, match="carry=True with top_k, top_p or min_p"):
+        refill(tools)
+    (batch,), _ = refill(tools, max_batches=1, carry=False)
+    assert batch.outcomes["dynamic/batches"] == 1
