@@ -138,7 +138,8 @@ class Tools:
         room = [self.width - len(x) if max_tokens is None else max_tokens for x in starts]
         self._check_prefixes(items, starts, room, stops)
         rows = [self.encode(i[0]) + x if i else [] for i, x in zip(items, starts, strict=True)]
-        length = bucket(max(map(len, rows), default=0), self.contexts, "prompt")
+        widths = self.contexts if any(starts) else s.prompt_buckets
+        length = bucket(max(map(len, rows), default=0), widths, "prompt")
         tokens = np.full((p, length), pad, np.int32)
         mask = np.zeros((p, length), bool)
         for i, row in enumerate(rows):

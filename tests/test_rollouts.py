@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from rlpt import build, columns
+from rlpt import build, columns, metrics
 from rlpt import tools as tools_lib
 from rlpt import train as train_lib
 from rlpt.models.load import load
-from rlpt.rollouts import dynamic, sample
+from rlpt.rollouts import dynamic, replay, sample
 from rlpt.tasks.stream import Stream
 from rlpt.verifiers.pool import VerifierPool
 from tests.test_train import lines, params_of, same, toy
@@ -316,3 +316,19 @@ def test_carried_blocks_and_a_truncated_law_refuse_each_other(make):
         refill(tools)
     (batch,), _ = refill(tools, max_batches=1, carry=False)
     assert batch.outcomes["dynamic/batches"] == 1
+
+
+def test_replay_of_blocks_that_share_a_group(make, tmp_path):
+    tools = make()
+    size = dict(prompts=2, group=4, group_blocks=2)
+    batch = sample.on_policy(stream(), tools, None, 0, **size)[0]["policy"]
+    batch.table["origin"][1, 0] = 3
+    with metrics.RolloutLog(tmp_path) as log:
+        log.write(1, tools.to_rows(batch))
+    again, _ = replay.recorded(stream(), tools, None, 0, **size, path=str(log.path))
+    table = again["policy"].table
+    assert table["group"].tolist() == [0, 0, 1, 1] and table["origin"].sum() == 3
+    np.testing.assert_array_equal(table["old_logp"], table["sampler_logp"])
+    np.testing.assert_array_equal(table["completion_tokens"], batch.table["completion_tokens"])
+    with pytest.raises(ValueError, match=r"holds \(4, 4\) blocks x group, the config has \(2, 4\)"):
+        replay.recorded(stream(), tools, None, 0, prompts=2, group=4, path=str(log.path))

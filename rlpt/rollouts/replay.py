@@ -13,6 +13,7 @@ def recorded(
     *,
     prompts: int,
     group: int,
+    group_blocks: int = 1,
     path: str,
     first_step: int = 1,
     origin: int = 0,
@@ -20,10 +21,11 @@ def recorded(
     """Step first_step, first_step + 1, … of a rollouts.jsonl, each as one batch.
 
     The log-probs in the file have 6 decimals; with origin 0 and one update a batch the
-    ratio does not use them, so the replayed update is the recorded one.
+    ratio does not use them, so the replayed update is the recorded one.  Columns of a rollout's
+    own, such as the tree of branches, are not in the file.
 
     Args:
-      path: a rollouts.jsonl of a run with the same prompts x group.
+      path: a rollouts.jsonl of a run with the same prompts, group and group_blocks.
       origin: 0: as if sampled now; 2: by older weights.  Rows recorded with another origin
         than 0 keep it; the ratio of all rows but those of origin 0 is to the recorded log-probs.
     Raises: ValueError where the file has no such step or another shape.
@@ -31,9 +33,10 @@ def recorded(
     stream.take(prompts)  # the stream moves on as in the recorded run
     batch = tools.recorded(path, first_step + step, origin=origin)
     got = batch.table["row_mask"].shape
-    if got != (prompts, group):
+    if got != (prompts * group_blocks, group):
         raise ValueError(
-            f"replay: {path} holds {got} prompts x group, the config has {(prompts, group)}"
+            f"replay: {path} holds {got} blocks x group, the config has "
+            f"{(prompts * group_blocks, group)}"
         )
     if batch.table["origin"].any():
         batch.table["old_logp"] = batch.table["sampler_logp"]
