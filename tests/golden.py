@@ -8,6 +8,7 @@ that holds it.  `python -m tests.golden > docs/worked_numbers.md` writes the tab
 
 from __future__ import annotations
 
+import collections
 import functools
 import math
 import typing as tp
@@ -52,9 +53,14 @@ SECTIONS = {
     "D1": "PSR, NSR, W-REINFORCE (2506.01347)",
     "D2": "PACS (2509.02522)",
     "D3": "CANON (2509.23962)",
+    "D4": "THR (2510.03669)",
+    "D5": "VERL (2509.23808)",
+    "D6": "CURE (2508.11016)",
+    "D7": "MRT (2503.07572)",
     "D8": "BroRL (2510.01180)",
     "D9": "PF-PPO (2409.06957)",
     "D10": "FAPO (2510.22543)",
+    "D11": "RECAP (2510.21978)",
     "D12": "StableReinforce (2505.02835)",
     "D13": "RL-PLUS (2508.00222)",
     "D14": "Outcome-based exploration (2509.06941)",
@@ -62,6 +68,7 @@ SECTIONS = {
     "D16": "RLCR (2507.16806)",
     "D17": "TruthRL (2509.25760)",
     "D18": "G-RA (2508.10548)",
+    "D19": "IGPO (2510.14967)",
 }
 
 
@@ -378,6 +385,8 @@ NUMBERS: tuple[Number, ...] = (
     case("A4", "clipped value loss .2, v = .9 .2, old .5, return 1: mean",
          lambda *columns, clip: penalties.value_clip(*columns, clip=clip).mean(),
          one_row([0.9, 0.2]), one_row([1, 1]), one_row([0.5, 0.5]), clip=0.2, want=0.1825),
+    held("A4", "adaptive KL coefficient",
+         "test_controllers.py::test_kl_coefficient_follows_the_formula"),
     case("A5", "k1, p = .5 .3 .2, q = .4 .4 .2", penalties.k1, P, Q, want=[0.223144, -0.287682, 0]),
     case("A5", "k2", penalties.k2, P, Q, want=[0.024897, 0.041380, 0]),
     case("A5", "k3", penalties.k3, P, Q, want=[0.023144, 0.045651, 0]),
@@ -460,6 +469,8 @@ NUMBERS: tuple[Number, ...] = (
          tag=DERIVED),
     case("A10", "its gradient", lambda z: jax.grad(entropy)(z), [2, 1, 0],
          want=[-0.282587, 0.140770, 0.141817], tag=DERIVED),
+    held("A10", "adaptive entropy coefficient, steps of .005",
+         "test_controllers.py::test_entropy_coefficient_rises_only_below_its_target"),
     case("B1", "rows below each prefix of ABCE ABDE AFE ABCE", below, ENDS, PATHS, PATHS_MASK,
          of="count", tag=RECALLED,
          want=[[4, 4, 3, 2, 2], [4, 4, 3, 1, 1], [4, 4, 1, 1, 1], [4, 4, 3, 2, 2]]),
@@ -543,6 +554,20 @@ NUMBERS: tuple[Number, ...] = (
         )
         for part, mu, want in (("inter", 1.0, inter), ("intra", 0.0, intra))
     ),
+    held("D4", "sum of A influence, and the finite difference: 3.8568959",
+         "test_scorers.py::test_thr_number_and_finite_difference", DERIVED),
+    held("D5", "effective rank of singular values 3 1: 1.754765",
+         "test_scorers.py::test_effective_rank_number"),
+    held("D5", "ranks 2 3 3.5 5: velocity 1.388889, acceleration .583333",
+         "test_scorers.py::test_motion_numbers"),
+    held("D5", "deviations .2 -.1 .5: phi .117488; advantages 1 and -.2: 1.117488 and -.1",
+         "test_scorers.py::test_verl_numbers"),
+    held("D6", "4 first rows and 3 branches of each: 16 rows, one group",
+         "test_branching.py::test_critical_tokens_begin_blocks_of_their_own"),
+    held("D7", "values .1 .3 .25 .7: progress .2 -.05 .45",
+         "test_branching.py::test_progress_by_hand", RECALLED),
+    held("D7", "outcome 1, alpha .5: 1.3", "test_branching.py::test_progress_bonus_by_hand",
+         RECALLED),
     case("D8", "first-order change of the correct mass", brorl_formula, *STEP, wide=True,
          want=1.111566e-7, digits=13, tag=RECALLED),
     case("D8", "exact change after the step", brorl_exact, *STEP, wide=True,
@@ -561,6 +586,8 @@ NUMBERS: tuple[Number, ...] = (
          want=[*[0.904534] * 4, *[-0.301511] * 2, *[-1.507557] * 2]),
     held("D10", "flawed rows are reinforced while clean / wrong < 2 / coef - 1",
          "test_rewards.py::test_fapo"),
+    held("D11", "c = 1 .6 .9, i = 0 .3 .1: weights 1.006644 .986711 1.006644 at temperature 5, "
+         "1.064309 .871382 1.064309 at .5", "test_controllers.py::test_recap_numbers", RECALLED),
     case("D12", "z of 5 beside 19 times .1", last_z, [[0.1] * 19 + [5]], want=4.3589, digits=4,
          tag=RECALLED),
     held("D12", "which is beyond 3 and does not train",
@@ -604,6 +631,10 @@ NUMBERS: tuple[Number, ...] = (
          [[0] * 4], [[1, 1, 0, 0]], want=[1, 1, -1, -1], tag=RECALLED),
     case("D18", "G-RA, outcome 1 and 0, steps .2 .1", gated, [[1, 0]], [[0.2, 0.2]], [[0.1, 0.1]],
          want=[1.3, 0], tag=RECALLED),
+    held("D19", "mean log-probs -3 -1 -1.5: turn rewards .318092 -.144749",
+         "test_scorers.py::test_information_gain_numbers"),
+    held("D19", "pooled with .1 -.05 0: z .887207 -1.191594 1.704225, -.09233 -.766039 -.541469; "
+         "summed to go: 1.399838 .512631 1.704225", "test_scorers.py::test_igpo_numbers", RECALLED),
 )
 # fmt: on
 
@@ -611,10 +642,14 @@ NUMBERS: tuple[Number, ...] = (
 # --- the document ------------------------------------------------------------------------------
 
 
-def label(number: Number) -> str:
-    """'A1.3': the third number of section A1."""
-    own = [n for n in NUMBERS if n.section == number.section]
-    return f"{number.section}.{own.index(number) + 1}"
+def labelled() -> dict[str, Number]:
+    """{'A1.3': the third number of section A1}"""
+    count: collections.Counter[str] = collections.Counter()
+    out = {}
+    for number in NUMBERS:
+        count[number.section] += 1
+        out[f"{number.section}.{count[number.section]}"] = number
+    return out
 
 
 def document() -> str:
@@ -637,11 +672,11 @@ def document() -> str:
         "| section | number | provenance | test |",
         "|---|---|---|---|",
     ]
-    for n in NUMBERS:
+    for label, n in labelled().items():
         what = n.what if n.test else f"{n.what}: {n.shown()}"
         what = what.replace("|", "\\|")
         tag = n.tag if n.tag == PRINTED else f"**{n.tag}**"
-        lines.append(f"| {n.section} | {what} | {tag} | {n.test or f'[{label(n)}]'} |")
+        lines.append(f"| {n.section} | {what} | {tag} | {n.test or f'[{label}]'} |")
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,7 @@ from tests import golden
 from tests.numeric import both, close
 
 ROOT = pathlib.Path(__file__).parents[1]
-CASES = {golden.label(n): n for n in golden.NUMBERS if not n.test}
+CASES = {label: n for label, n in golden.labelled().items() if not n.test}
 
 
 def as_columns(number):
@@ -50,12 +50,12 @@ def test_tolerances_see_the_last_digit():
 
 
 def test_every_test_that_holds_a_number_exists():
-    for number in golden.NUMBERS:
+    for label, number in golden.labelled().items():
         if number.test:
             file, _, name = number.test.partition("::")
             tree = ast.parse((ROOT / "tests" / file).read_text())
             there = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-            assert name in there, f"{golden.label(number)}: no {name} in tests/{file}"
+            assert name in there, f"{label}: no {name} in tests/{file}"
 
 
 def test_the_document_is_what_the_table_generates():

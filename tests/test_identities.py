@@ -1,4 +1,7 @@
-"""Methods that have to agree: where one is another's special case, or a multiple of it."""
+"""Methods that have to agree: where one is another's special case, or a multiple of it.
+
+Those of IGPO, THR and VERL are beside their other tests, in tests/test_scorers.py.
+"""
 
 import functools
 
@@ -7,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt.advantages import batch, gae, group, hidden, noise, tree, turns
+from rlpt.advantages import batch, gae, group, noise, tree
 from rlpt.losses import aggregate, penalties, ratios, surrogates
 from rlpt.rewards import combine, outcomes
 from tests.numeric import both, close
@@ -169,23 +172,6 @@ def test_tempo_is_grpo_where_nothing_parts_or_counts():
     close(both(tree.tempo, REWARDS, same, ones, ones), plain, atol=1e-5, what="identical rows")
     credited = tree.tempo(REWARDS, tokens, ones, ones)
     assert np.abs(credited - plain).max() > 0.1, "else the case shows nothing"
-
-
-def test_verl_without_a_positive_bonus_changes_nothing():
-    rank = jnp.asarray(np.random.default_rng(1).random((3, 6)), jnp.float32) + 1.0
-    state = {"means": jnp.asarray([3.0, 3.0, 3.0]), "updates": jnp.int32(1)}
-    base = group.dr_grpo(REWARDS)
-    below, _ = both(hidden.verl.update, base, rank, rank, rank, ONE, state)
-    close(below["advantages"][..., 0], base, atol=0, what="less motion than usual")
-    above, _ = both(hidden.verl.update, base, rank + 3, rank + 3, rank + 3, ONE, state)
-    assert (above["advantages"][..., 0] > base).all(), "more of it: a bonus"
-
-
-def test_igpo_of_one_turn_is_grpo():
-    turn = jnp.zeros((3, 6, 4), jnp.int32)
-    mask = jnp.asarray(np.arange(4) < np.random.default_rng(1).integers(1, 5, (3, 6, 1)))
-    got = both(turns.igpo, REWARDS, jnp.zeros(turn.shape), turn, mask)
-    close(got, np.asarray(group.grpo(REWARDS, ddof=0))[..., None] * mask, atol=1e-5)
 
 
 # --- rewards ------------------------------------------------------------------------------------
