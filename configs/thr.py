@@ -21,7 +21,7 @@ def get_config(arg: str | None = None):
     c.verifiers = (dict(fn="number.number", name="number"),)
     c.rollout.prompts, c.rollout.group = 8, 8
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (32,), (12,)
-    c.scorers = (dict(fn="influence.thr", verifier="number", threshold=0.5, top_k=0),)
+    c.scorers = (dict(fn="influence.on_correct", verifier="number", threshold=0.5, top_k=0),)
     c.advantage = (dict(fn="group.grpo"), dict(fn="influence.thr", p=0.2, keep=0.5, tau=0.0))
     c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),)
     c.learner.micro_blocks = 2

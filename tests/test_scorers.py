@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlpt import build, learners, scoring
 from rlpt import config as config_lib
-from rlpt import scoring
 from rlpt.advantages import group, hidden, influence, turns
 from rlpt.models import transformer
 from rlpt.scorers import answers, policy, trajectory
@@ -103,7 +103,7 @@ SCORERS = {
     "policy.surprise": {},
     "policy.token_certainty": {"chunk": 4},
     "policy.self_certainty": {"chunk": 4},
-    "influence.thr": {"chunk": 4},
+    "influence.on_correct": {"chunk": 4},
     "trajectory.effective_rank": {"stride": 2, "last": 5},
     "answers.answer_logp": {},
     "answers.information_gain": {"turns": 3},
@@ -124,6 +124,20 @@ def test_blocks_are_scored_by_themselves(name):
             assert a.dtype == jnp.float32 and np.isfinite(a).all(), f"{name}: {a}"
             for j in range(P):
                 close(b[j], a[i], atol=1e-5, what=f"{name}, block {i} in place {j}")
+
+
+def test_the_trainer_scores_slabs_of_blocks_with_the_same_result():
+    config = config_lib.default()
+    names = ["influence.on_correct", "policy.self_certainty", "answers.answer_logp"]
+    bound = [config_lib.resolve("scorers", name) for name in names]
+    models = {"policy": (build.make_learners(config, CFG)["policy"], params())}
+    run = lambda t: learners.score_columns(bound, models, t, [b.numbers_at(0) for b in bound], 1)
+    out = jax.jit(run)(table())
+    assert set(out) == {"influence", "self_certainty", "answer_logp"}
+    for name in names:
+        want = score(name, **({"chunk": 4} if name == "influence.on_correct" else {}))
+        for column, value in (want if isinstance(want, dict) else {name: want}).items():
+            close(out[column.rpartition(".")[2]], value, atol=1e-4, what=column)
 
 
 # ---- entropy, surprise, certainty
@@ -172,7 +186,7 @@ def test_logits_exist_for_one_chunk_only():
     project = lambda h: h @ wide.T
     certainty = lambda h: policy.token_certainty(h, mask, project, chunk=16)
     verdict = {"v": ones}
-    thr = lambda h, k: influence_scorer.thr(
+    thr = lambda h, k: influence_scorer.on_correct(
         h, tokens, mask, ones, verdict, project, chunk=16, top_k=k
     )
     for name, fn in (
@@ -199,7 +213,7 @@ def thr_example():
 def test_thr_number_and_finite_difference(settings):
     w, h, y = thr_example()
     advantages = np.array([[1.0, -0.5, -0.5]])
-    out = influence_scorer.thr(
+    out = influence_scorer.on_correct(
         h, y, jnp.ones(y.shape, bool), jnp.ones((1, 3)), {"v": jnp.array([[1.0, 0, 0]])},
         lambda x: x @ w.T, **settings,
     )["influence"]  # fmt: skip
@@ -223,7 +237,7 @@ def test_thr_of_a_model_is_the_derivative_along_its_own_gradient():
     """Temperatures, tool output, a row without verdict: against automatic differentiation."""
     t = table()
     advantages = jnp.array([[0.7, -1.2, 0.4], [0.3, 1.1, -0.8]])
-    out = score("influence.thr", chunk=4)["influence"]
+    out = score("influence.on_correct", chunk=4)["influence"]
     correct = jnp.nan_to_num(t["verdict/exact"]) > 0.5
     trained = t["loss_mask"]
 
@@ -255,24 +269,26 @@ def test_thr_top_k_keeps_the_largest_and_the_sampled():
     h = np.asarray(t["hidden"])
     moved = np.einsum("pgtv,pgtd->pvd", e * good[..., None], h)
     want = np.einsum("pgtv,pvd,pgtd->pgt", e, moved, h) * np.asarray(t["loss_mask"])
-    close(score("influence.thr", top_k=3, chunk=5)["influence"], want, atol=1e-4)
-    exact = score("influence.thr")["influence"]
-    close(score("influence.thr", top_k=V, chunk=5)["influence"], exact, atol=1e-4)
+    close(score("influence.on_correct", top_k=3, chunk=5)["influence"], want, atol=1e-4)
+    exact = score("influence.on_correct")["influence"]
+    close(score("influence.on_correct", top_k=V, chunk=5)["influence"], exact, atol=1e-4)
 
 
 def test_thr_without_a_correct_row_and_of_unknown_verifiers():
     none = {**table(), "verdict/exact": jnp.array([[0, 0, np.nan], [0, 1.0, 0]])}
-    out = score("influence.thr", none)["influence"]
+    out = score("influence.on_correct", none)["influence"]
     assert (out[0] == 0).all() and (out[1] != 0).any()
     dead = {**none, "row_mask": table()["row_mask"].at[1, 1].set(False)}
-    assert (score("influence.thr", dead)["influence"] == 0).all(), "a row that does not count"
+    assert (score("influence.on_correct", dead)["influence"] == 0).all(), (
+        "a row that does not count"
+    )
     two = {**table(), "verdict/other": table()["verdict/exact"]}
     with pytest.raises(ValueError, match=r"got '', expected one of \['exact', 'other'\]"):
-        score("influence.thr", two)
+        score("influence.on_correct", two)
     with pytest.raises(ValueError, match=r"got 'exakt', expected one of"):
-        score("influence.thr", verifier="exakt")
-    same = score("influence.thr", two, verifier="other")["influence"]
-    close(same, score("influence.thr")["influence"])
+        score("influence.on_correct", verifier="exakt")
+    same = score("influence.on_correct", two, verifier="other")["influence"]
+    close(same, score("influence.on_correct")["influence"])
 
 
 reweight = jax.jit(influence.thr)
@@ -299,7 +315,7 @@ def test_thr_advantages():
 
 def test_thr_with_nothing_to_change_is_the_estimator_before():
     t = table()
-    given = score("influence.thr")["influence"]
+    given = score("influence.on_correct")["influence"]
     base = jnp.array([[0.7, -1.2, 0.4], [0.3, 1.1, -0.8]])
     out = reweight(base, given, t["loss_mask"], p=0.0, keep=1.0, tau=-1.0)
     trained = np.asarray(t["loss_mask"])

@@ -28,7 +28,7 @@ def thr(
 
     Args:
       advantages: [P,G] or [P,G,T] float32, of the estimator before.
-      influence: [P,G,T] float32, of `scorers.influence.thr`.
+      influence: [P,G,T] float32, of `scorers.influence.on_correct`.
       loss_mask: [P,G,T] bool.  row_mask: [P,G] bool.
       p: > 0 sharpens what is known (greedy accuracy), < 0 explores (pass@k); 0 only selects.
       keep: share of the group's trained tokens, in (0, 1]; ties at the edge stay.

@@ -67,7 +67,7 @@ def _sparse(head: Head, vocab: int, top_k: int, tokens: _Tokens) -> jax.Array:
     return jax.lax.map(form, parts)
 
 
-def thr(
+def on_correct(
     hidden: jax.Array,
     completion_tokens: jax.Array,
     loss_mask: jax.Array,
@@ -113,7 +113,7 @@ def thr(
     names = [verifier] if verifier else sorted(verdict)
     if len(names) != 1 or names[0] not in verdict:
         raise ValueError(
-            f"influence.thr verifier: got {verifier!r}, expected one of {sorted(verdict)}"
+            f"influence.on_correct verifier: got {verifier!r}, expected one of {sorted(verdict)}"
         )
     correct = verdict[names[0]] > threshold
     rows = jnp.ones(correct.shape, bool) if row_mask is None else row_mask

@@ -59,8 +59,8 @@ def effective_rank(
       hidden: [P,G,T,D], final layer; position t is the state that predicts token t.
       completion_mask: [P,G,T] bool.
       stride: tokens between two m_j, >= 1.
-      last: tokens that are looked at, from the end of the row; 0: all.  The work is that of
-        last / stride singular value decompositions of [last, min(last, D)] a row.
+      last: tokens that are looked at, from the end of the row; 0: all.  The work, a singular
+        value decomposition of every prefix, grows with last^4 / stride.
 
     Returns: effective_rank (0 in rows of fewer than 2 tokens), rank_velocity (0 with fewer than
       2 m_j) and rank_acceleration (0 with fewer than 3), [P,G] float32.
@@ -85,24 +85,27 @@ def effective_rank(
     z = jnp.take_along_axis(hidden, places[..., None], axis=2, mode="clip").astype(jnp.float32)
 
     def centred(x: jax.Array, tokens: jax.Array) -> jax.Array:
-        """The first `tokens` [P,G] of x [P,G,width,·] minus their mean; 0 behind them."""
-        mask = (jnp.arange(width) < tokens[..., None])[..., None]
+        """The first `tokens` [P,G] rows of x [P,G,·,·] minus their mean; 0 behind them."""
+        mask = (jnp.arange(x.shape[-2]) < tokens[..., None])[..., None]
         total = jnp.sum(jnp.where(mask, x, 0.0), axis=-2, keepdims=True)
         return jnp.where(mask, x - total / jnp.maximum(tokens, 1)[..., None, None], 0.0)
 
-    # z = R^T Q^T: the rows of R^T have the inner products of z in min(width, D) coordinates.
+    # z = R^T Q^T: the rows of the lower triangle R^T have the inner products of those of z, and
+    # its first n rows need n columns.
     z = jnp.linalg.qr(jnp.swapaxes(centred(z, size), -1, -2), mode="r")
     z = jnp.swapaxes(z, -1, -2)
-    checkpoints = jnp.arange(stride + 1, width + 1, stride)
-    prefixes = jnp.broadcast_to(checkpoints[:, None, None], (len(checkpoints), *size.shape))
-    ranks = jax.lax.map(
-        lambda n: _rank(jnp.linalg.svd(centred(z, jnp.minimum(n, size)), compute_uv=False)),
-        jnp.concatenate([prefixes, size[None]]),
-    )
+
+    def rank(n: int) -> jax.Array:
+        prefix = centred(z[..., :n, :n], jnp.minimum(n, size))
+        return _rank(jnp.linalg.svd(prefix, compute_uv=False))
+
+    whole = rank(width)
+    ranks = [rank(n) for n in range(stride + 1, width + 1, stride)]
     there = jnp.maximum(size - 1, 0) // stride
-    velocity, acceleration = _motion(jnp.moveaxis(ranks[:-1], 0, -1), there)
+    series = jnp.stack(ranks, axis=-1) if ranks else jnp.zeros((*size.shape, 0))
+    velocity, acceleration = _motion(series, there)
     return {
-        "effective_rank": jnp.where(size > 1, ranks[-1], 0.0),
+        "effective_rank": jnp.where(size > 1, whole, 0.0),
         "rank_velocity": velocity,
         "rank_acceleration": acceleration,
     }
