@@ -264,7 +264,14 @@ class Backwards:
 def test_a_prompt_grows_the_same_tree_in_any_place(make):
     one = grow(make()).table
     two = branch.branching(Backwards(), make(), None, 0, prompts=2, group=8)[0]["policy"].table
-    for name in ("completion_tokens", "branch_at", "node_id", "node_parent", "loss_mask"):
+    for name in (
+        "completion_tokens",
+        "branch_at",
+        "node_id",
+        "leaf_parent",
+        "fork_parent",
+        "loss_mask",
+    ):
         np.testing.assert_array_equal(one[name], two[name][::-1], err_msg=name)
 
 
@@ -341,7 +348,8 @@ def test_segments_by_hand():
         [6, 6, 8, 3, -1],
         [6, 6, 4, -1, -1],
     ]]  # fmt: skip
-    assert out["node_parent"].tolist() == [[7, 8, 7, 8, 6, -1, -1, 6, 6, -1]]
+    assert out["leaf_parent"].tolist() == [[7, 8, 7, 8, 6]]
+    assert out["fork_parent"].tolist() == [[-1, -1, 6, 6, -1]]
 
 
 def test_treerl_of_a_branched_tree():
@@ -349,14 +357,14 @@ def test_treerl_of_a_branched_tree():
     parent, at = np.array([[-1, 0, -1, 2]]), np.array([[0, 2, 0, 1]])
     mask = np.ones((1, 4, 3), bool)
     rewards = np.array([[1.0, 0, 0, 0]], np.float32)
-    columns_ = nodes.leaf_rewards(rewards, mask, None, **branch.segments(parent, at, mask))
-    got = tree.treerl(**columns_, loss_mask=mask)
+    made = branch.segments(parent, at, mask)
+    parents_of = made["leaf_parent"], made["fork_parent"]
+    nodes_of = both(nodes.leaf_rewards, rewards, *parents_of)
+    got = tree.treerl(**nodes_of, node_id=made["node_id"], loss_mask=mask)
     a, a1, a2, b, b1 = 0.353553, 1.25, -0.75, -0.353553, -0.25
     close(got[0], [[a, a, a1], [a, a, a2], [b, b1, b1], [b, b1, b1]])
-    masked = nodes.leaf_rewards(
-        rewards, mask, np.array([[True, True, True, False]]), **branch.segments(parent, at, mask)
-    )
-    assert np.isnan(masked["node_reward"][0, 3:]).all()
+    masked = nodes.leaf_rewards(rewards, *parents_of, np.array([[True, False, True, True]]))
+    assert np.isnan(masked["node_reward"][0, [1, 4, 5, 6, 7]]).all()
     close(
         tree.tree_advantages(masked["node_parent"][0], masked["node_reward"][0])[0][:3], [1, 0, 0]
     )
@@ -364,11 +372,23 @@ def test_treerl_of_a_branched_tree():
 
 def test_rows_that_never_branch_are_trees_of_one_node():
     rewards, mask = np.array([[1.0, 0, 0, 0]], np.float32), np.ones((1, 4, 3), bool)
-    flat = both(nodes.leaf_rewards, rewards, mask)
-    got = tree.treerl(**flat, loss_mask=mask)
+    made = branch.segments(np.full((1, 4), -1), np.zeros((1, 4), int), mask)
+    flat = nodes.leaf_rewards(rewards, made["leaf_parent"], made["fork_parent"])
+    got = tree.treerl(**flat, node_id=made["node_id"], loss_mask=mask)
     close(got[0], np.repeat(2 * (rewards[0] - 0.25)[:, None], 3, 1))
-    with pytest.raises(ValueError, match="expected both or none"):
-        nodes.leaf_rewards(rewards, mask, node_parent=np.zeros((1, 8), int))
+
+
+@pytest.mark.parametrize("rollout", [branch.branching, mrt.episodes])
+def test_columns_of_a_rollout_are_those_it_declares(make, rollout):
+    tools = make()
+    made = grow(tools) if rollout is branch.branching else measured(tools)
+    usual = tools.verify(tools.generate(stream().take(2), group=4, step=0))
+    assert set(made.table) - set(usual.table) == set(rollout.columns)
+    p, g, t = made.table["completion_mask"].shape
+    for name, (axes, kind) in rollout.columns.items():
+        column = made.table[name]
+        assert column.shape == tuple({"P": p, "G": g, "T": t}[a] for a in axes), name
+        assert column.dtype == {"i": np.int32, "f": np.float32}[kind], name
 
 
 # ---- CURE
@@ -455,19 +475,19 @@ def test_forced_endings_measure_episodes(make, plain):
     np.testing.assert_array_equal(table["completion_tokens"], first.table["completion_tokens"])
     np.testing.assert_array_equal(table["loss_mask"], first.table["loss_mask"])
     value, n = table["episode_value"], table["completion_mask"].sum(-1)
-    assert value.shape == (2, 4, 4) and (value[..., 0] == 0).all(), "a blank is no digit"
+    assert (table["start_value"] == 0).all(), "a blank is no digit"
     ends = 0
     for i, j in np.ndindex(2, 4):
         cuts = [k for k in (2, 4, 6) if k < n[i, j]]
         ends += len(cuts)
         # the first character decides, and each ending has the row's own
-        assert value[i, j, 1 : len(cuts) + 1].tolist() == [table["verdict/digit"][i, j]] * len(cuts)
-        assert np.isnan(value[i, j, len(cuts) + 1 :]).all()
+        assert np.flatnonzero(~np.isnan(value[i, j])).tolist() == [k - 1 for k in cuts]
+        assert (value[i, j, [k - 1 for k in cuts]] == table["verdict/digit"][i, j]).all()
         want = [t // 2 if t < 2 * len(cuts) else -1 for t in range(WIDTH)]
         assert table["step_id"][i, j].tolist() == want
     assert batch.outcomes["mrt/endings"] == ends + 2
     assert 2 * (ends + 2) <= batch.outcomes["mrt/answer_tokens"] <= 6 * (ends + 2)
-    assert (measured(make(), termination="7").table["episode_value"][..., 0] == 1).all()
+    assert (measured(make(), termination="7").table["start_value"] == 1).all()
 
 
 def test_values_do_not_depend_on_how_endings_are_put_together(make):
@@ -504,23 +524,29 @@ def test_forced_endings_refuse(make):
 
 def test_progress_by_hand():
     nan = np.nan
-    value = np.array([[0.1, 0.3, 0.25, 0.7], [0.1, nan, 0.25, 0.7], [nan, 0.3, 0.25, nan]])
-    got = both(progress.progress, value.astype(np.float32))
-    close(got, [[0.2, -0.05, 0.45], [0, 0.15, 0.45], [0, -0.05, 0]])
-    close(both(progress.regret, value.astype(np.float32), best=1.0), [1.75, 1.05, 1.45])
+    start = np.array([0.1, 0.1, nan], np.float32)
+    value = np.array([[0.3, nan, 0.25, 0.7], [nan, 0.25, 0.7, nan], [0.3, nan, 0.25, nan]])
+    value = value.astype(np.float32)
+    close(
+        both(progress.progress, start, value),
+        [[0.2, 0, -0.05, 0.45], [0, 0.15, 0.45, 0], [0, 0, -0.05, 0]],
+    )
+    close(both(progress.regret, value, best=1.0), [1.75, 1.05, 1.45])
+    steps = both(progress.progress_steps, start, value, alpha=0.5)["step_rewards"]
+    close(steps[0], [0.1, 0, -0.025, 0.225])
 
 
 def test_progress_bonus_by_hand():
-    value = np.array([[[0.1, 0.3, 0.25, 0.7], [0.1, 0.2, np.nan, np.nan]]], np.float32)
+    start = np.array([[0.1, 0.1]], np.float32)
+    value = np.array([[[0.3, 0.25, 0.7], [0.2, np.nan, np.nan]]], np.float32)
     rewards, rows = np.array([[1.0, 0.0]], np.float32), np.array([[True, False]])
-    out = both(progress.progress_bonus, rewards, rows, value, alpha=0.5, best=1.0)
+    out = both(progress.progress_bonus, rewards, start, value, rows, alpha=0.5, best=1.0)
     close(out["rewards"], [[1.3, 0.05]])
     close(out["metrics/progress/bonus"], 0.6)
     close(out["metrics/progress/regret"], 1.75)
     close(out["metrics/progress/episodes"], 3)
-    none = progress.progress_bonus(rewards, rows)
+    none = progress.progress_bonus(rewards, start, np.full_like(value, np.nan))
     close(none["rewards"], rewards)
-    assert none["metrics/progress/episodes"] == 0
 
 
 # ---- worked solutions

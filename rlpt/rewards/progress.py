@@ -11,18 +11,22 @@ import jax
 import jax.numpy as jnp
 
 
-def progress(episode_value: jax.Array) -> jax.Array:
-    """J_j - J_{j-1} of every episode; over a gap the change since the last J that is known.
+def progress(start_value: jax.Array, episode_value: jax.Array) -> jax.Array:
+    """J_j - J_{j-1} where J_j stands; over a gap the change since the last J that is known.
 
-    Args: episode_value: [..., E+1] float32 with J_0 to J_E, NaN: unknown.
+    Args:
+      start_value: [...] float32, J_0.
+      episode_value: [...,T] float32, the others in order, NaN: unknown or none here.
 
-    Returns: [..., E] float32; 0 where J_j, or every J before it, is unknown.  The sum is the last
+    Returns: [...,T] float32; 0 where no J stands or none is known before.  The sum is the last
       known J minus the first.
     """
-    known = ~jnp.isnan(episode_value)
-    index = jnp.where(known, jnp.arange(episode_value.shape[-1]), -1)
+    chex.assert_equal_shape([start_value, episode_value[..., 0]])
+    value = jnp.concatenate([start_value[..., None], episode_value], axis=-1)
+    known = ~jnp.isnan(value)
+    index = jnp.where(known, jnp.arange(value.shape[-1]), -1)
     before = jax.lax.cummax(index, axis=index.ndim - 1)[..., :-1]
-    value = jnp.where(known, episode_value, 0.0)
+    value = jnp.where(known, value, 0.0)
     earlier = jnp.take_along_axis(value, jnp.maximum(before, 0), axis=-1)
     return jnp.where(known[..., 1:] & (before >= 0), value[..., 1:] - earlier, 0.0)
 
@@ -30,18 +34,18 @@ def progress(episode_value: jax.Array) -> jax.Array:
 def regret(episode_value: jax.Array, *, best: float = 1.0) -> jax.Array:
     """Sum over the episodes j >= 1 whose J is known of best - J_j.
 
-    Args: episode_value: as `progress`.  best: the J* of the best policy.
+    Args: episode_value: [...,T] float32, as `progress`.  best: the J* of the best policy.
 
     Returns: [...] float32; 0 without a known J.
     """
-    later = episode_value[..., 1:]
-    return jnp.sum(jnp.where(jnp.isnan(later), 0.0, best - later), axis=-1)
+    return jnp.sum(jnp.where(jnp.isnan(episode_value), 0.0, best - episode_value), axis=-1)
 
 
 def progress_bonus(
     rewards: jax.Array,
+    start_value: jax.Array,
+    episode_value: jax.Array,
     row_mask: jax.Array | None = None,
-    episode_value: jax.Array | None = None,
     *,
     alpha: float = 1.0,
     best: float = 1.0,
@@ -49,9 +53,8 @@ def progress_bonus(
     """r + alpha sum_j (J_j - J_{j-1}): the outcome and the progress of the episodes.
 
     Args:
-      rewards: [P,G] float32.  row_mask: [P,G] bool, of the metrics.
-      episode_value: [P,G,E+1] float32, as a rollout with forced endings writes it; None: nothing
-        is added.
+      rewards, start_value: [P,G] float32.  episode_value: [P,G,T] float32, as `progress`.
+      row_mask: [P,G] bool, of the metrics.
       alpha: weight of the progress; the paper's was not confirmed.
       best: J* of the regret, which is a metric only.
 
@@ -61,12 +64,9 @@ def progress_bonus(
     Reference: Qu et al., "Optimizing Test-Time Compute via Meta Reinforcement Fine-Tuning",
     arXiv:2503.07572.
     """
+    chex.assert_equal_shape([rewards, start_value])
     live = jnp.ones(rewards.shape, bool) if row_mask is None else row_mask
-    if episode_value is None:
-        episode_value = jnp.full((*rewards.shape, 1), jnp.nan)
-    chex.assert_equal_shape_prefix([rewards, episode_value], 2)
-    bonus = progress(episode_value).sum(-1)
-    measured = jnp.sum(~jnp.isnan(episode_value[..., 1:]), axis=-1)
+    bonus = progress(start_value, episode_value).sum(-1)
 
     def mean(x: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(live, x, 0.0)) / jnp.maximum(jnp.sum(live), 1)
@@ -75,5 +75,19 @@ def progress_bonus(
         "rewards": rewards + alpha * bonus,
         "metrics/progress/bonus": mean(bonus),
         "metrics/progress/regret": mean(regret(episode_value, best=best)),
-        "metrics/progress/episodes": mean(measured),
+        "metrics/progress/episodes": mean(jnp.sum(~jnp.isnan(episode_value), axis=-1)),
     }
+
+
+def progress_steps(
+    start_value: jax.Array, episode_value: jax.Array, *, alpha: float = 1.0
+) -> dict[str, jax.Array]:
+    """The progress of each episode at its last token, for estimators that read step_rewards.
+
+    Args: as `progress_bonus`.
+
+    Returns: step_rewards [P,G,T] float32, alpha (J_j - J_{j-1}).
+
+    Reference: as `progress_bonus`.
+    """
+    return {"step_rewards": alpha * progress(start_value, episode_value)}

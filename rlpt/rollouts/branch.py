@@ -37,10 +37,10 @@ def branching(
     largest score among the tokens that a row has of its own, without the first of them; where none
     is left, the row starts at the prompt.
 
-    Columns beside the usual ones: node_parent [P,2G] int32 and node_id [P,G,T] int32, the tree of
-    segments as `rewards.nodes.leaf_rewards` completes it, and branch_at [P,G] int32, the tokens
-    that a row has from its parent.  Counted with the outcomes: branch/forks, branch/at_prompt (of
-    these), branch/copied_tokens and branch/sampled_tokens.
+    Columns beside the usual ones: branch_at [P,G] int32, the tokens that a row has from its
+    parent, and those of `segments`, which `rewards.nodes.leaf_rewards` makes a tree of.  Counted
+    with the outcomes: branch/forks, branch/at_prompt (of these), branch/copied_tokens and
+    branch/sampled_tokens.
 
     Args:
       stream, tools: as in `sample.on_policy`.  state: unused.
@@ -54,7 +54,7 @@ def branching(
 
     Raises: ValueError for numbers that do not fit together or an unknown `by`.
 
-    Reference: Hou et al., "TreeRL", arXiv:2506.11902, sec. 3.1.  Differs from it in: the forks of
+    Reference: Hou et al., "TreeRL", arXiv:2506.11902.  Differs from it in: the forks of
     a round are spread evenly over the trees, and no leaf is dropped.
     """
     forks = _forks(group, first, children, rounds)
@@ -97,6 +97,14 @@ def branching(
     counts["branch/copied_tokens"] = int(at.sum())
     table |= {"branch_at": at.astype(np.int32), **segments(parent, at, table["completion_mask"])}
     return {"policy": tools.verify(batch)}, state
+
+
+branching.columns = {  # type: ignore[attr-defined]
+    "branch_at": ("PG", "i"),
+    "leaf_parent": ("PG", "i"),
+    "fork_parent": ("PG", "i"),
+    "node_id": ("PGT", "i"),
+}
 
 
 def _forks(group: int, first: int, children: int, rounds: int) -> list[np.ndarray]:
@@ -173,8 +181,9 @@ def segments(parent: np.ndarray, at: np.ndarray, completion_mask: np.ndarray) ->
       parent: [P,G] the row that a row branches from, before it in the block; -1: none.
       at: [P,G] the tokens that it has from there.  completion_mask: [P,G,T] bool.
 
-    Returns: node_parent [P,2G] int32, -1: a root or no node; node_id [P,G,T] int32, the node that
-      a token belongs to, that of the parent for a copied token; -1: no token.
+    Returns: the parents of these nodes, leaf_parent [P,G] int32 of node j and fork_parent [P,G]
+      int32 of node G + c, -1: a root or no node; node_id [P,G,T] int32, the node that a token
+      belongs to, that of the parent for a copied token; -1: no token.
     """
     p, g, t = completion_mask.shape
     node_parent = np.full((p, 2 * g), -1, np.int32)
@@ -188,4 +197,5 @@ def segments(parent: np.ndarray, at: np.ndarray, completion_mask: np.ndarray) ->
             node_parent[i, node] = node_id[i, j, start - 1] if start else -1
             node_id[i, j, start:end] = node
             start = end
-    return {"node_parent": node_parent, "node_id": node_id}
+    leaf, fork = node_parent[:, :g], node_parent[:, g:]
+    return {"leaf_parent": leaf, "fork_parent": fork, "node_id": node_id}

@@ -29,11 +29,12 @@ def episodes(
     answers are drawn; the mean verdict of prompt + episodes + termination + answer is the value
     of having thought so far.  The forced answers are measurements: none of them is trained.
 
-    Columns beside the usual ones: episode_value [P,G,most+1] float32, entry 0 before the first
-    episode (shared by a prompt's rows), entry j behind episode j; NaN where a completion has ended
-    before, the ending fits no bucket, or no answer has a verdict.  step_id [P,G,T] int32: the
-    episode, from 0, that a token belongs to, -1 behind the last that was measured.  Counted with
-    the outcomes: mrt/endings and mrt/answer_tokens.
+    Columns beside the usual ones: start_value [P,G] float32, the value before the first episode,
+    shared by a prompt's rows; episode_value [P,G,T] float32, at the last token of each episode its
+    value; step_id [P,G,T] int32, the episode, from 0, that a token belongs to, -1 behind the last
+    that was measured.  Values are NaN where there are none: inside an episode, behind the last,
+    where the ending fits no bucket or no answer has a verdict.  Counted with the outcomes:
+    mrt/endings and mrt/answer_tokens.
 
     Args:
       stream, tools: as in `sample.on_policy`.  state: unused.
@@ -66,9 +67,10 @@ def episodes(
     ending = tools.tokenizer.encode(termination)
     longest = min(tools.contexts[-1], tools.model.max_positions - answer_tokens)
     room = [longest - len(tools.encode(prompt)) for prompt, _ in items]
-    value = np.full((prompts, group, most + 1), np.nan, np.float32)
-    step_id = np.full(table["completion_mask"].shape, -1, np.int32)
-    wanted = [(i, 0, 0, ending) for i in range(prompts)]  # (prompt, row, entry, prefix)
+    start_value = np.full((prompts, group), np.nan, np.float32)
+    value = np.full(table["completion_mask"].shape, np.nan, np.float32)
+    step_id = np.full(value.shape, -1, np.int32)
+    wanted = [(i, 0, 0, ending) for i in range(prompts)]  # (prompt, row, episodes, prefix)
     for i, j in np.ndindex(prompts, group):
         row = table["completion_tokens"][i, j][table["completion_mask"][i, j]].tolist()
         start = 0
@@ -94,11 +96,22 @@ def episodes(
         )
         for b, (i, j, e, _) in enumerate(part):
             known = forced.table[column][b][forced.table["row_mask"][b]]
-            value[i, j if e else slice(None), e] = known.mean() if len(known) else np.nan
+            mean = known.mean() if len(known) else np.nan
+            if e:
+                value[i, j, np.flatnonzero(step_id[i, j] == e - 1)[-1]] = mean
+            else:
+                start_value[i] = mean
         batch.outcomes["mrt/endings"] += len(part)
         batch.outcomes["mrt/answer_tokens"] += int(forced.table["completion_mask"].sum())
-    table |= {"episode_value": value, "step_id": step_id}
+    table |= {"start_value": start_value, "episode_value": value, "step_id": step_id}
     return {"policy": batch}, state
+
+
+episodes.columns = {  # type: ignore[attr-defined]
+    "start_value": ("PG", "f"),
+    "episode_value": ("PGT", "f"),
+    "step_id": ("PGT", "i"),
+}
 
 
 def _ends(tools: tp.Any, row: list[int], most: int, tokens: int, separator: str) -> list[int]:
