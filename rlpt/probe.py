@@ -7,9 +7,9 @@ differ, so this is found by trying: the chain runs on small random tables, once
 as it is and once with the correction taken out (all rates 0), and the two must
 not give the same advantages.
 
-A function that corrects for noise has the attribute `corrects_noise = True` and
+A function that corrects for noise has the attribute `corrects_noise = True`,
 takes its rates as the settings fp_rate, fn_rate and the columns fp_rates,
-fn_rates, or some of them; rates of 0 mean no correction.
+fn_rates, or some of them, and returns an array; rates of 0 mean no correction.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _tolerance(chain: Chain) -> float:
 
 def _eps(method: Bound) -> float:
     parameter = inspect.signature(method.fn).parameters.get("eps")
-    return 0.0 if parameter is None else method.numbers_at(0).get("eps", parameter.default)
+    return 0.0 if parameter is None else method.numbers_at(0).get("eps", parameter.default or 0.0)
 
 
 def _random(table: Table, group_blocks: int, seed: int) -> Table:

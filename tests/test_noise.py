@@ -528,6 +528,9 @@ def test_both_rates_by_hand():
     silent = jnp.full((1, 15), jnp.nan)
     idle, _ = update(columns[0], silent, kind, init())
     close(idle["fn_rates"], np.zeros((1, 15)), what="no evidence: no correction")
+    negatives = jnp.where(columns[0] > 0.5, jnp.nan, columns[1])
+    half, _ = update(columns[0], negatives, kind, init())
+    close(half["fn_rates"], np.zeros((1, 15)), what="no positive was heard: not a rate of 1")
 
 
 def test_both_rates_with_an_imperfect_second_verifier():

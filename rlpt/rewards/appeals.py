@@ -230,6 +230,7 @@ def _both_update(
         fp_s = (x_1s + shrink fp) / (x_0s + x_1s + shrink),   fp = sum x_1 / sum (x_0 + x_1)
 
     A stratum whose rows are all right, or all wrong, has the pooled rate for what it cannot show.
+    Until rows of both verdicts were heard, all rates are 0.
 
     Args: as `stratified`.
 
@@ -247,8 +248,9 @@ def _both_update(
     right = (new["won"] - false_positive * new["heard"]) / (true_positive - false_positive)
     right = jnp.clip(right, 0.0, new["heard"])
     wrong = new["heard"] - right
-    fn_rates = _shrunk(right[0], right[1], shrink, max_rate)
-    fp_rates = _shrunk(wrong[1], wrong[0], shrink, max_rate)
+    highest = jnp.where(jnp.all(jnp.sum(new["heard"], axis=1) > 0), max_rate, 0.0)
+    fn_rates = _shrunk(right[0], right[1], shrink, highest)
+    fp_rates = _shrunk(wrong[1], wrong[0], shrink, highest)
     out = {
         "fp_rates": fp_rates[_index(strata)],
         "fn_rates": fn_rates[_index(strata)],
