@@ -20,7 +20,15 @@ def judge(verify, text, **settings):
 
 @pytest.mark.parametrize(
     ("inside", "value"),
-    [("0.8", 0.8), (" .8\n", 0.8), ("1", 1.0), ("1.0", 1.0), ("0", 0.0), ("1.", 1.0), ("00.5", 0.5)],
+    [
+        ("0.8", 0.8),
+        (" .8\n", 0.8),
+        ("1", 1.0),
+        ("1.0", 1.0),
+        ("0", 0.0),
+        ("1.", 1.0),
+        ("00.5", 0.5),
+    ],
 )
 def test_confidence_is_a_decimal(inside, value):
     got = judge(confidence.confidence, f"12 <confidence>{inside}</confidence>")
