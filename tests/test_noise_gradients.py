@@ -225,6 +225,13 @@ def test_corrections_that_are_undone(shaping, advantage, entry, undone_by):
     assert "Correct in the advantages instead" in str(e.value), "how to fix it"
 
 
+def test_a_run_stops_at_its_start():
+    c = runpy.run_path(str(ROOT / "configs/noisy_control.py"))["get_config"]("runlocal")
+    c.shaping, c.advantage = (INJECT, BACKWARD), (dict(fn="group.grpo"),)
+    with pytest.raises(config.ConfigError, match="corrects for a noisy verifier"):
+        build.check(c)
+
+
 def test_groups_that_span_blocks():
     c = config.default()
     c.rollout.prompts, c.rollout.group, c.rollout.group_blocks = 2, 3, 2
