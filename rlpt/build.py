@@ -19,7 +19,7 @@ from rlpt import config as config_lib
 from rlpt import generate as generate_lib
 from rlpt import learner as learner_lib
 from rlpt import learners as learners_lib
-from rlpt import optim, scoring, settings
+from rlpt import optim, probe, scoring, settings, sharding
 from rlpt.columns import Table
 from rlpt.config import ConfigError
 from rlpt.models import transformer
@@ -32,7 +32,7 @@ from rlpt.tasks.stream import Source
 _TINY = ModelConfig(8, 1, 8, 8, 1, 1, 8)  # for shapes
 
 # Settings that may change between a run and its resumption without changing what it computes.
-_FREE = ("steps", "eval", "checkpoint", "log", "export", "debug", "pool")
+_FREE = ("steps", "eval", "checkpoint", "log", "export", "debug", "pool", "mesh")
 
 
 def versions() -> dict[str, str]:
@@ -51,11 +51,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def make_learner(config: tp.Any, model: ModelConfig) -> learner_lib.Learner:
-    """The policy's learner as the config describes it."""
+def make_learner(config: tp.Any, model: ModelConfig, mesh: tp.Any = None) -> learner_lib.Learner:
+    """The policy's learner as the config describes it. mesh: of `make_mesh`."""
     rank = config.model.lora.rank
     return learner_lib.Learner(
-        **_shared(config, model, config.learner, {}),
+        **_shared(config, model, mesh, config.learner, {}),
         terms=tuple(learner_lib.make_term(t) for t in config.loss),
         old_logp=config.learner.old_logp,
         skip_zero_advantage=config.learner.skip_zero_advantage,
@@ -63,16 +63,43 @@ def make_learner(config: tp.Any, model: ModelConfig) -> learner_lib.Learner:
     )
 
 
-def make_learners(config: tp.Any, model: ModelConfig) -> dict[str, learner_lib.Learner]:
-    """The policy's learner and those of config.learners, by name.
+def make_mesh(config: tp.Any) -> tp.Any:
+    """The mesh of config.mesh over all devices; None: there is one device.
+
+    Raises: ValueError for sizes that do not fit the devices, ConfigError for blocks that do not
+      divide over them.
+    """
+    sizes = {axis: config.mesh[axis] for axis in sharding.AXES}
+    mesh = sharding.make_mesh(sizes)
+    parts = sharding.shards(mesh)
+    blocks = config.rollout.prompts * config.rollout.group_blocks
+    counts = {"rollout.prompts x rollout.group_blocks": blocks}
+    counts["eval.blocks"] = config.eval.blocks or config.rollout.prompts
+    for name, layout in {"learner": config.learner, **config.learners}.items():
+        rows = blocks // layout.get("minibatches", 1)
+        counts[f"{name}: minibatch"] = rows
+        counts[f"{name}.micro_blocks"] = layout.get("micro_blocks", 0) or rows
+    for name, count in counts.items():
+        if count % parts:
+            raise ConfigError(
+                f"config.mesh: {name} is {count} blocks, which do not divide over the {parts} "
+                f"parts of data x fsdp; change one of them"
+            )
+    return mesh if mesh.size > 1 else None
+
+
+def make_learners(
+    config: tp.Any, model: ModelConfig, mesh: tp.Any = None
+) -> dict[str, learner_lib.Learner]:
+    """The policy's learner and those of config.learners, by name. mesh: of `make_mesh`.
 
     Raises: ConfigError for entries that cannot work.
     """
-    out = {"policy": make_learner(config, model)}
+    out = {"policy": make_learner(config, model, mesh)}
     for name in config.learners:
         entry = settings.learner_entry(config, name)
         out[name] = learner_lib.Learner(
-            **_shared(config, model, entry, dict(entry["optim"])),
+            **_shared(config, model, mesh, entry, dict(entry["optim"])),
             terms=tuple(learner_lib.make_term(t) for t in entry["loss"]),
             name=name,
             output=entry["output"],
@@ -81,7 +108,11 @@ def make_learners(config: tp.Any, model: ModelConfig) -> dict[str, learner_lib.L
 
 
 def _shared(
-    config: tp.Any, model: ModelConfig, layout: tp.Any, optimizer: dict[str, tp.Any]
+    config: tp.Any,
+    model: ModelConfig,
+    mesh: tp.Any,
+    layout: tp.Any,
+    optimizer: dict[str, tp.Any],
 ) -> dict[str, tp.Any]:
     """What every learner has. optimizer: what differs from config.optim."""
     own = {**config.optim.to_dict(), **optimizer}
@@ -99,6 +130,7 @@ def _shared(
         logits_chunk=config.model.logits_chunk,
         dtype=jnp.dtype(config.model.dtype),
         remat=config.model.remat,
+        mesh=mesh,
     )
 
 
@@ -161,7 +193,7 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
                         "expected 1 with a larger rollout.group"
                     )
 
-    def run(table: Table, params: tp.Any, key: jax.Array) -> tp.Any:
+    def scored(table: Table, params: tp.Any) -> Table:
         table["ref_logp"] = logp = table["sampler_logp"]  # scored where a method reads it
         if learners["policy"].old_logp_given:
             table["old_logp"] = logp
@@ -174,16 +206,19 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
             if name != "policy" and (writes := config.learners[name].get("writes", "")):
                 table[writes] = logp
         numbers = [s.numbers_at(0) for s in scorers]
-        table |= learners_lib.score_columns(scorers, models, table, numbers, 0)
+        return table | learners_lib.score_columns(scorers, models, table, numbers, 0)
+
+    def credited(table: Table, key: jax.Array) -> None:
         table, _ = chain(table, chain.init(), chain.numbers(0), key, jnp.int32(0))
         for name, learner in learners.items():
             entry = {} if name == "policy" else config.learners[name]
             if entry.get("table", "policy") == "policy":
-                _check_terms(learner, {**table, "old_logp": logp})
-        return table
+                _check_terms(learner, {**table, "old_logp": table["sampler_logp"]})
 
     params = jax.eval_shape(lambda: transformer.init_params(_TINY, jax.random.key(0)))
-    jax.eval_shape(run, abstract_table(config), params, jax.eval_shape(lambda: jax.random.key(0)))
+    table = jax.eval_shape(scored, abstract_table(config), params)
+    jax.eval_shape(credited, table, jax.eval_shape(lambda: jax.random.key(0)))
+    probe.check_noise_correction(chain, table)
     return chain, scorers
 
 

@@ -20,7 +20,9 @@ import typing as tp
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from rlpt import sharding
 from rlpt.models import transformer
 from rlpt.models.transformer import ModelConfig
 
@@ -335,6 +337,7 @@ def generate(
     pad: int = 0,
     alive: tp.Any = None,
     offset: tp.Any = None,
+    mesh: tp.Any = None,
     dtype: tp.Any = jnp.float32,
     check_every: int = 0,
     check: tp.Callable[[tp.Any, tp.Any, tp.Any], tp.Any] | None = None,
@@ -347,20 +350,22 @@ def generate(
       width: T; stop: stop token ids; law: from `make_law`.
       alive: [P, G] bool, False: an empty slot, never sampled.
       offset: [P] int32, tokens of the completion that the prompt ends with; default: 0.
+      mesh: of rlpt.sharding, over whose data and fsdp axes P is cut; None: one device.
       check, check_every: every so many tokens the host may end rows:
         check(tokens, lengths, done) -> done [P,G] (stop strings).
     Returns: completion_tokens, completion_mask, sampler_logp [P,G,T] and truncated
       [P,G] (stopped by the width, not by a stop token).
     """
     static, numbers = law
-    ids = jnp.asarray(ids, jnp.int32)
-    alive = jnp.ones(ids.shape[:2], bool) if alive is None else jnp.asarray(alive)
-    shift = jnp.zeros(len(ids), jnp.int32) if offset is None else jnp.asarray(offset, jnp.int32)
+    alive = np.ones(np.shape(ids)[:2], bool) if alive is None else alive
+    shift = np.zeros(len(ids), np.int32) if offset is None else np.asarray(offset, np.int32)
+    blocks = [np.asarray(x) for x in (prompt_tokens, prompt_mask, ids, alive, shift[:, None])]
+    tokens, prompted, row_ids, alive, shift = sharding.place_batch(blocks, mesh)
     stop_ids = jnp.asarray(list(stop) or [-1], jnp.int32)
     numbers = LawNumbers(*(jnp.asarray(x) for x in numbers))
     state = start(
-        cfg, params, jnp.asarray(prompt_tokens), jnp.asarray(prompt_mask), key, ids, stop_ids,
-        numbers, alive, shift[:, None], law=static, width=width, pad=pad, dtype=dtype,
+        cfg, params, tokens, prompted, key, row_ids, stop_ids,
+        numbers, alive, shift, law=static, width=width, pad=pad, dtype=dtype,
     )  # fmt: skip
     until = width if check is None else min(check_every, width)
     while True:

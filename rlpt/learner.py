@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlpt import config as config_lib
-from rlpt import optim, scoring
+from rlpt import optim, scoring, sharding
 from rlpt.columns import Table
 from rlpt.config import Bound, ConfigError
 from rlpt.losses import aggregate
@@ -157,6 +157,7 @@ class Learner:
     old_logp: str = "auto"  # auto, recompute, sampler
     skip_zero_advantage: bool = True
     lora_scale: float | None = None
+    mesh: tp.Any = None  # of rlpt.sharding; None: one device
 
     @property
     def needs_old_logp(self) -> bool:
@@ -248,7 +249,7 @@ class Learner:
 
         def score(params: Params, table: Table) -> jax.Array:
             read = lambda part: self.outputs(params, part)[self.output]  # noqa: E731
-            return scoring.by_blocks(read, table, self.micro_blocks)
+            return scoring.by_blocks(read, table, self.micro_blocks, sharding.shards(self.mesh))
 
         return jax.jit(score)
 
@@ -268,14 +269,16 @@ class Learner:
         """One optimizer step on the rows of a table.
 
         Args:
-          table: [P,...]; live: scalar, micro-batches from the left to compute; those
-            behind hold only blocks whose gradient is known to be zero.
+          table: [P,...]; live: scalar, micro-batches to compute, from the left of every
+            shard; those behind hold only blocks whose gradient is known to be zero.
         """
         table = dict(table)
         weights = self.term_weights(table, numbers)
         p, g = table["row_mask"].shape
         size = self.micro_blocks or p
-        computed = jnp.broadcast_to((jnp.arange(p) < live * size)[:, None], (p, g))
+        shards = sharding.shards(self.mesh)
+        local, each = p // shards, size // shards  # blocks of a shard: all, of a micro-batch
+        computed = jnp.broadcast_to((jnp.arange(p) % local < live * each)[:, None], (p, g))
         table["_token_weights"] = aggregate.token_mean(  # for metrics: of what is computed
             table["loss_mask"], table["row_mask"] & computed, table.get("train_mask")
         )
@@ -284,7 +287,11 @@ class Learner:
         if size >= p:
             (loss, metrics), grads = grad(params, frozen, table, weights, numbers)
         else:
-            cut = lambda x, i: jax.lax.dynamic_slice_in_dim(x, i * size, size)  # noqa: E731
+
+            def cut(x: jax.Array, i: jax.Array) -> jax.Array:
+                x = jnp.asarray(x).reshape(shards, local, *x.shape[1:])
+                x = jax.lax.dynamic_slice_in_dim(x, i * each, each, axis=1)
+                return x.reshape(size, *x.shape[2:])
 
             def micro(i: jax.Array) -> tp.Any:
                 t, w = jax.tree.map(lambda x: cut(x, i), (table, weights))
@@ -299,7 +306,24 @@ class Learner:
         params, opt, info = optim.guarded_update(self.optimizer, grads, state["opt"], params, loss)
         own = {"loss/total": loss, "grad_norm": info["grad_norm"], "skipped": info["skipped"]}
         metrics |= {self._metric(k): v for k, v in own.items()}
-        return {"params": params, "opt": opt}, metrics
+        new: LearnerState = {"params": params, "opt": opt}
+        if self.mesh is not None:  # or XLA is free to move them
+            where: LearnerState = {
+                "params": sharding.shardings(params, self.mesh),
+                "opt": sharding.shardings_like(opt, params, self.mesh),
+            }
+            new = jax.lax.with_sharding_constraint(new, where)
+        return new, metrics
+
+    def place(self, state: LearnerState) -> LearnerState:
+        """The state on the devices of the mesh; without a mesh as it is."""
+        if self.mesh is None:
+            return state
+        params = sharding.place(state["params"], self.mesh)
+        return {
+            "params": params,
+            "opt": sharding.place_like(state["opt"], params, self.mesh),
+        }
 
     def update(
         self,
@@ -319,11 +343,11 @@ class Learner:
         """
         p = table["completion_tokens"].shape[0]
         rows = p // self.minibatches
-        size = self.micro_blocks or rows
-        if p % self.minibatches or rows % size:
+        size, shards = self.micro_blocks or rows, sharding.shards(self.mesh)
+        if p % self.minibatches or rows % size or size % shards:
             raise ConfigError(
                 f"update: {p} blocks do not divide into {self.minibatches} "
-                f"minibatches of micro_blocks={size}"
+                f"minibatches of micro_blocks={size} over {shards} parts of the mesh"
             )
         skip = self.skip_zero_advantage and all(t.reads_advantages for t in self.terms)
         busy = (
@@ -336,11 +360,13 @@ class Learner:
                 order = np.random.default_rng([*seed, epoch]).permutation(p)
             for part in order.reshape(self.minibatches, rows):
                 part = part[np.argsort(~busy[part], kind="stable")]
+                part = part.reshape(-1, shards).T.ravel()  # as many busy blocks on each
                 live = -(-int(busy[part].sum()) // size)
                 if self.minibatches == 1 and (part == np.arange(p)).all():
                     batch = table
                 else:
                     batch = {k: v[part] for k, v in table.items()}
+                batch = sharding.place_batch(batch, self.mesh)
                 state, metrics = self.step(state, frozen, batch, numbers, jnp.int32(live))
                 metrics[self._metric("live_blocks")] = int(busy[part].sum())
                 for k, v in metrics.items():

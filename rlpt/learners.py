@@ -7,12 +7,13 @@ update is, in `rlpt.learner`.
 from __future__ import annotations
 
 import collections.abc
+import functools
 import typing as tp
 
 import jax
 import jax.numpy as jnp
 
-from rlpt import records, scoring
+from rlpt import records, scoring, sharding
 from rlpt.columns import Table
 from rlpt.config import Bound, ConfigError
 from rlpt.learner import MODEL_COLUMNS, Learner, LearnerState
@@ -65,7 +66,7 @@ def score_columns(
             new |= out if isinstance(out, dict) else {name: out}
         return jax.lax.stop_gradient(new)
 
-    return scoring.by_blocks(some, table, blocks)
+    return scoring.by_blocks(some, table, blocks, sharding.shards(policy.mesh))
 
 
 class Learners:
@@ -89,13 +90,14 @@ class Learners:
         key: jax.Array,
     ):
         self.config, self.learners, self.scorers = config, learners, scorers
-        base = jax.tree.map(jnp.asarray, loaded.params)
+        self.mesh = learners["policy"].mesh
+        base = self._placed(loaded.params)
         self.states: dict[str, LearnerState] = {}
         self.frozen: Params = None  # the base model under LoRA
         trained = base
         if rank := config.model.lora.rank:
             self.frozen = base
-            trained = lora.init_lora(base, key, rank, config.model.lora.targets)
+            trained = self._placed(lora.init_lora(base, key, rank, config.model.lora.targets))
         read = reads.union(*(r.reads() for r in learners.values()), *(s.reads for s in scorers))
         self.reference: Params = None
         if "ref_logp" in read:
@@ -105,10 +107,9 @@ class Learners:
                 trained = _weights(config.learners[name].get("source", "policy"), base, loaded)
                 if learner.output == "value":
                     trained = scoring.value_params(trained)
-            self.states[name] = learner.init(trained)
+            self.states[name] = learner.place(learner.init(trained))
             trained = None
         self._dtype = jnp.dtype(config.sampling.dtype)
-        self._cast = jax.jit(lambda p: jax.tree.map(lambda x: x.astype(self._dtype), p))
         self._frozen_rollout = self._for_rollout(self.frozen)
         self._score = jax.jit(
             lambda params, table, numbers: score_columns(
@@ -124,15 +125,27 @@ class Learners:
     def _runner(self, name: str) -> Learner:
         return self.policy if name == "reference" else self.learners[name]
 
+    def _placed(self, params: Params) -> Params:
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, params)
+        return sharding.place(params, self.mesh)
+
     def _for_rollout(self, params: Params) -> Params:
-        return params if params is None or self._dtype == jnp.float32 else self._cast(params)
+        """In the sampler's dtype and layout; the same arrays where these are the update's."""
+        if params is None:
+            return None
+        if self._dtype != jnp.float32:
+            params = _cast(params, self._dtype)
+        if self.config.mesh.rollout == "replicated" and self.mesh is not None:
+            params = jax.device_put(params, sharding.everywhere(self.mesh))
+        return params
 
     def policy_params(self) -> Params:
         """The policy as it is now; its buffers are donated to the next update."""
         return self.policy.assemble(self.states["policy"]["params"], self.frozen)
 
     def rollout_params(self) -> Params:
-        """The policy in the sampler's dtype."""
+        """The policy as the sampler wants it."""
         own = self._for_rollout(self.states["policy"]["params"])
         return self.policy.assemble(own, self._frozen_rollout)
 
@@ -145,7 +158,7 @@ class Learners:
     def prepare(self, table: Table) -> None:
         """Writes ref_logp and old_logp, where something reads them."""
         policy = self.policy
-        columns = {k: table[k] for k in MODEL_COLUMNS}
+        columns = self._columns(table)
         if self.reference is not None:
             table["ref_logp"] = policy.score(self.reference, columns)
         if policy.old_logp_given:
@@ -156,9 +169,12 @@ class Learners:
                 own = jnp.where((table["origin"] != 0)[..., None], table["old_logp"], own)
             table["old_logp"] = own
 
+    def _columns(self, table: Table) -> Table:
+        return sharding.place_batch({k: table[k] for k in MODEL_COLUMNS}, self.mesh)
+
     def score(self, table: Table, step: int) -> None:
         """Writes the columns of further learners (values, …) and of the scorers."""
-        columns = {k: table[k] for k in MODEL_COLUMNS}
+        columns = self._columns(table)
         for name, learner in self.learners.items():
             if name != "policy" and (writes := self.config.learners[name].get("writes", "")):
                 table[writes] = learner.score(self.states[name]["params"], columns)
@@ -168,7 +184,7 @@ class Learners:
             if self.reference is not None:
                 params["reference"] = self.reference
             numbers = [s.numbers_at(step) for s in self.scorers]
-            table |= self._score(params, table, numbers)
+            table |= self._score(params, sharding.place_batch(table, self.mesh), numbers)
 
     def update(
         self, when: str, tables: collections.abc.Mapping[str, Table], step: int
@@ -192,6 +208,11 @@ class Learners:
             )
             metrics |= new
         return metrics
+
+
+@functools.partial(jax.jit, static_argnames=("dtype",))
+def _cast(params: Params, dtype: tp.Any) -> Params:
+    return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
 def _weights(source: str, base: Params, loaded: Loaded) -> Params:

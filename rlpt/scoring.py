@@ -163,19 +163,33 @@ def values(
 
 
 def by_blocks(
-    fn: tp.Callable[[dict[str, tp.Any]], tp.Any], table: dict[str, tp.Any], blocks: int
+    fn: tp.Callable[[dict[str, tp.Any]], tp.Any],
+    table: dict[str, tp.Any],
+    blocks: int,
+    shards: int = 1,
 ) -> tp.Any:
     """fn over slabs of a table, so that only one slab's activations exist at once.
 
     Args:
       fn: maps a table of `blocks` blocks to arrays whose first axis is the block.
       blocks: a divisor of P; 0: all at once.
+      shards: into how many parts P is cut over devices, a divisor of blocks: each slab has
+        as many blocks from every part.
     """
     p = table["completion_tokens"].shape[0]
     if blocks in (0, p):
         return fn(table)
-    parts = jax.tree.map(lambda x: x.reshape(p // blocks, blocks, *x.shape[1:]), table)
-    return jax.tree.map(lambda x: x.reshape(p, *x.shape[2:]), jax.lax.map(fn, parts))
+    count, each = p // blocks, blocks // shards
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = jnp.asarray(x).reshape(shards, count, each, *x.shape[1:])
+        return jnp.swapaxes(x, 0, 1).reshape(count, blocks, *x.shape[3:])
+
+    def join(x: jax.Array) -> jax.Array:
+        x = x.reshape(count, shards, each, *x.shape[2:])
+        return jnp.swapaxes(x, 0, 1).reshape(p, *x.shape[3:])
+
+    return jax.tree.map(join, jax.lax.map(fn, jax.tree.map(cut, table)))
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "entropy", "dtype", "chunk", "blocks"))

@@ -88,6 +88,9 @@ def default() -> tp.Any:
         max_grad_norm=1.0,
         max_skipped=5,  # stop after so many updates in a row whose gradient was not finite
     )
+    # Devices (-1: what is left): data and fsdp cut the blocks of a batch, fsdp and model the
+    # weights. rollout: the weights that the sampler reads, as_trained or replicated.
+    c.mesh = dict(data=-1, fsdp=1, model=1, rollout="as_trained")
     c.eval = dict(every=0, prompts=0, samples=8, temperature=1.0, blocks=0)
     # allow: names of the identity (config, model, tokenizer, versions) that may have changed
     c.checkpoint = dict(every=50, keep=3, keep_best=1, best="eval/pass@1", allow=())
@@ -253,6 +256,7 @@ def validate(config: tp.Any) -> None:
         ("model.dtype", ("float32", "bfloat16", "float16")),
         ("sampling.dtype", ("float32", "bfloat16", "float16")),
         ("learner.old_logp", ("auto", "recompute", "sampler")),
+        ("mesh.rollout", ("as_trained", "replicated")),
     ):
         value = config
         for part in key.split("."):

@@ -44,6 +44,7 @@ PARAM_RULES = (
     Rule("layers/(o|down)/b", Spec(None, None, "fsdp")),
     Rule("layers/(q|k|v)_bias", Spec(None, "model")),
     Rule(r"(layers/)?\w*norm", Spec()),
+    Rule("value_head/kernel", Spec()),
 )
 
 
@@ -76,6 +77,23 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, Spec(("data", "fsdp")))
 
 
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, Spec())
+
+
+def shards(mesh: Mesh | None) -> int:
+    """Into how many parts the P axis is cut."""
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def place_batch(table: Tree, mesh: Mesh | None) -> Tree:
+    """Columns [P,...] on the devices of the mesh, cut over P; without a mesh as they are."""
+    if mesh is None:
+        return table
+    return jax.tree.map(lambda x: jax.device_put(x, batch_sharding(mesh)), table)
+
+
 def shardings(
     tree: Tree, mesh: Mesh, rules: tp.Sequence[tp.Sequence[tp.Any]] = PARAM_RULES
 ) -> Tree:
@@ -92,7 +110,7 @@ def shardings(
 
     def one(path: tp.Any, leaf: tp.Any) -> NamedSharding:
         if leaf.ndim == 0:
-            return NamedSharding(mesh, Spec())
+            return everywhere(mesh)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for rule in known:
             if re.fullmatch(rule.pattern, name):
@@ -110,29 +128,38 @@ def place(tree: Tree, mesh: Mesh, rules: tp.Sequence[tp.Sequence[tp.Any]] = PARA
     return jax.tree.map(_put, tree, shardings(tree, mesh, rules))
 
 
-def place_like(state: Tree, params: Tree, mesh: Mesh) -> Tree:
-    """Optimizer state beside the parameters that it mirrors.
+def shardings_like(
+    state: Tree, params: Tree, mesh: Mesh, rules: tp.Sequence[tp.Sequence[tp.Any]] = PARAM_RULES
+) -> Tree:
+    """The shardings of optimizer state beside the parameters that it mirrors.
 
     A leaf whose path ends in a parameter's path, and which has its shape, gets its
     sharding; the others, such as counts and factored moments, are on every device.
 
-    Args:
-      params: as `place` returned them.
+    Args, Raises: as `shardings`; params: arrays, tracers or shapes.
     """
-    placed = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    known = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(params),
+            jax.tree.leaves(shardings(params, mesh, rules)),
+            strict=True,
+        )
     }
-    everywhere = NamedSharding(mesh, Spec())
 
-    def one(path: tp.Any, leaf: tp.Any) -> jax.Array:
+    def one(path: tp.Any, leaf: tp.Any) -> NamedSharding:
         for start in range(len(path)):
             name = jax.tree_util.keystr(path[start:], simple=True, separator="/")
-            if name in placed and placed[name].shape == leaf.shape:
-                return _put(leaf, placed[name].sharding)
-        return _put(leaf, everywhere)
+            if name in known and known[name][0] == leaf.shape:
+                return known[name][1]
+        return everywhere(mesh)
 
     return jax.tree_util.tree_map_with_path(one, state)
+
+
+def place_like(state: Tree, params: Tree, mesh: Mesh) -> Tree:
+    """Optimizer state on the devices of the mesh, see `shardings_like`."""
+    return jax.tree.map(_put, state, shardings_like(state, params, mesh))
 
 
 def _put(leaf: tp.Any, sharding: NamedSharding) -> jax.Array:

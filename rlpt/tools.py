@@ -68,7 +68,8 @@ class Tools:
 
     Args:
       sampling, missing: as in the config.  pool: a VerifierPool or None.
-      key: the run's root key.  `params` is set by whoever owns the weights.
+      key: the run's root key.  mesh: of rlpt.sharding, None: one device.
+      `params` is set by whoever owns the weights.
     """
 
     def __init__(
@@ -80,11 +81,12 @@ class Tools:
         missing: collections.abc.Mapping[str, str],
         verifier_names: collections.abc.Sequence[str],
         key: jax.Array,
+        mesh: tp.Any = None,
     ):
         self.model, self.tokenizer, self.pool = model, tokenizer, pool
         self.sampling, self.missing = sampling, missing
         self.verifier_names = tuple(verifier_names)
-        self.key = key
+        self.key, self.mesh = key, mesh
         self.params: tp.Any = None
         self._recorded: dict[str, dict[int, list[dict[str, tp.Any]]]] = {}
         self.max_prompt = max(sampling.prompt_buckets)
@@ -170,6 +172,7 @@ class Tools:
             pad=pad,
             alive=alive,
             offset=[len(x) for x in starts],
+            mesh=self.mesh,
             dtype=jnp.dtype(s.dtype),
             check=(lambda t, n, d: d | self._stopped(t, n, d, starts, stops)) if stops else None,
             check_every=_CHECK_EVERY,

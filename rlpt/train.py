@@ -27,7 +27,7 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import build, records
+from rlpt import build, records, sharding
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
 from rlpt import evaluate as evaluate_lib
@@ -119,6 +119,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         VerifierPool(tuple(dict(v) for v in config.verifiers), **config.pool.to_dict()) as pool,
         Interrupt() as interrupt,
     ):
+        mesh = build.make_mesh(config)
         # ---- what is trained on, and what
         sources, held_out = build.load_tasks(config)
         pool.check_gold([p for source in sources for p in source.prompts] + held_out)
@@ -132,7 +133,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         root = jax.random.key(config.seed)
         tools = tools_lib.Tools(
             model, loaded.tokenizer, pool, config.sampling, config.missing,
-            [v["name"] for v in config.verifiers], root,
+            [v["name"] for v in config.verifiers], root, mesh,
         )  # fmt: skip
         length = lambda p: len(tools.encode(p))  # noqa: E731
         dropped = 0
@@ -153,7 +154,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
 
         # ---- learners and state
         learners = learners_lib.Learners(
-            config, build.make_learners(config, model), scorers, loaded,
+            config, build.make_learners(config, model, mesh), scorers, loaded,
             {c for _, m in chain.methods for c in m.reads}, jax.random.fold_in(root, 7),
         )  # fmt: skip
         loaded = dataclasses.replace(loaded, params={})
@@ -260,7 +261,11 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     numbers = learners.update("before_credit", tables, step)
                     learners.score(batch.table, step)
                     table, transforms = credit(
-                        batch.table, transforms, chain.numbers(step), key, jnp.int32(step)
+                        sharding.place_batch(batch.table, mesh),
+                        transforms,
+                        chain.numbers(step),
+                        key,
+                        jnp.int32(step),
                     )
                     tables["policy"] = table = {**batch.table, **jax.device_get(table)}
 

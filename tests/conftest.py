@@ -15,6 +15,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Read by jax when it is imported, and by the processes that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "runs/.jax_cache"))
+# Tiny programs: nearly all of the time would go into compiling them well.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # Compilation makes a first example slow; CI looks at the same examples every time.
 hypothesis.settings.register_profile("rlpt", deadline=None, derandomize="CI" in os.environ)

@@ -34,14 +34,14 @@ MAY_IMPORT = {
     "advantages": {"columns", "advantages"},
     "losses": {"columns", "losses"},
     "models": {"columns", "models"},
-    "generate": {"columns", "models"},
+    "generate": {"columns", "models", "sharding"},
     "scoring": {"columns", "models"},
     "scorers": {"columns", "models", "scorers", "scoring"},
     "rollouts": {"columns", "rollouts", "tasks.base"},  # the tools come as arguments
     "chain": {"columns", "config"},
     "probe": {"chain", "columns", "config"},
-    "learner": {"columns", "config", "losses", "models", "optim", "scoring"},
-    "learners": {"columns", "config", "learner", "models", "records", "scoring"},
+    "learner": {"columns", "config", "losses", "models", "optim", "scoring", "sharding"},
+    "learners": {"columns", "config", "learner", "models", "records", "scoring", "sharding"},
     "report": {"columns", "metrics", "report"},
 }
 MATHEMATICS = ("rewards", "advantages", "losses")

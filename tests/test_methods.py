@@ -154,10 +154,10 @@ def trained(tmp_path_factory):
 
     make_learner = build.make_learner
 
-    def shared(config, model):
+    def shared(config, model, mesh=None):
         key = repr((model, config.loss, config.optim.to_dict(), config.learner.to_dict()))
         if key not in learners:
-            learners[key] = make_learner(config, model)
+            learners[key] = make_learner(config, model, mesh)
         return learners[key]
 
     patch.setattr(train_lib, "VerifierPool", Pool)
