@@ -24,7 +24,7 @@ def get_config(arg: str | None = None):
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (32,), (12,)
     c.rollout.fn = "mrt.episodes"
     c.rollout.options = dict(
-        termination=" = " if small else "\nThe answer is ",
+        termination=" = " if small else "\nThe answer is",
         most=2, tokens=1 if small else 4, samples=2, answer_tokens=4,
     )  # fmt: skip
     c.shaping = (dict(fn="progress.progress_bonus", alpha=1.0, best=1.0),)
