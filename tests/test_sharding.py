@@ -4,6 +4,7 @@ Functions named `eight_*` run in one child process, since the number of devices 
 fixed when jax starts; each is reported as a test of its own.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,7 +21,10 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from rlpt import optim, sharding
+from rlpt import build, learner, optim, policy, sharding
+from rlpt import config as config_lib
+from rlpt import metrics as metrics_lib
+from rlpt import train as train_lib
 from rlpt.checkpoint import Checkpointer
 from rlpt.models import lora, transformer
 
@@ -204,6 +208,114 @@ def eight_checkpoints_keep_or_change_the_sharding():
         got = checkpointer.restore({"params": abstract}, partial=True).device_state["params"]
         assert got["layers"]["q"].sharding == params["layers"]["q"].sharding
         checkpointer.close()
+
+
+MESHES = ((8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8))
+POLICY = dict(surrogate="surrogates.ppo_clip", aggregate="aggregate.sequence_mean_token_mean")
+
+
+def rows(p=16, g=2, length=4, width=5):
+    """A table whose blocks differ in lengths, and of which half have no advantage."""
+    rng = np.random.default_rng(0)
+    prompt = np.arange(length) >= rng.integers(0, length, p)[:, None]
+    mask = np.arange(width) < rng.integers(1, width + 1, (p, g))[..., None]
+    advantages = rng.normal(size=(p, g, 1)) * (np.arange(p) % 2)[:, None, None] * mask
+    return {
+        "prompt_tokens": rng.integers(0, CONFIG.vocab_size, (p, length)),
+        "prompt_mask": prompt,
+        "completion_tokens": rng.integers(0, CONFIG.vocab_size, (p, g, width)),
+        "completion_mask": mask,
+        "loss_mask": mask,
+        "sampler_logp": (-rng.random((p, g, width)) * mask).astype(np.float32),
+        "temperature": np.ones((p, g), np.float32),
+        "origin": np.zeros((p, g), np.int32),
+        "row_mask": np.ones((p, g), bool),
+        "advantages": advantages.astype(np.float32),
+    }
+
+
+def eight_losses_and_gradients_are_those_of_one_device():
+    """Plain SGD, so that the step is the gradient; micro-batches, skipped blocks, old log-probs."""
+    optimizer, _ = optim.make_optimizer({"name": "sgd", "lr": 1.0, "max_grad_norm": None})
+    terms = (learner.make_term(POLICY),)
+    table = rows()
+
+    def update(mesh, **kw):
+        model = dataclasses.replace(CONFIG, num_kv_heads=4)
+        one = learner.Learner(model, terms, optimizer, mesh=mesh, **kw)
+        start = jax.device_get(transformer.init_params(model, jax.random.key(0)))
+        state = one.place(one.init(jax.tree.map(jnp.asarray, start)))
+        scored = one.score(
+            state["params"],
+            sharding.place_batch({k: table[k] for k in learner.MODEL_COLUMNS}, mesh),
+        )
+        new, metrics = one.update(state, None, table, one.numbers(0), (0,))
+        grads = jax.tree.map(lambda a, b: a - np.asarray(b), start, new["params"])
+        return grads, metrics, np.asarray(scored), new
+
+    want, metrics, scored, _ = update(None)
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(want))
+    assert largest > 1e-3 and metrics["policy/live_blocks"] == 8
+    for shape in MESHES:
+        mesh = sharding.make_mesh(dict(zip(sharding.AXES, shape, strict=True)))
+        got, m, logp, new = update(mesh, micro_blocks=8)
+        np.testing.assert_allclose(logp, scored, rtol=1e-5, atol=1e-5, err_msg=str(shape))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * largest, err_msg=str(shape))
+        for k in ("loss/policy", "policy/entropy", "policy/grad_norm", "policy/live_blocks"):
+            np.testing.assert_allclose(m[k], metrics[k], rtol=1e-5, err_msg=f"{k} {shape}")
+        stay = sharding.shardings(new["params"], mesh)
+        assert all(
+            a.sharding.is_equivalent_to(b, a.ndim)
+            for a, b in zip(jax.tree.leaves(new["params"]), jax.tree.leaves(stay), strict=True)
+        ), "the parameters have moved"
+
+
+def eight_a_run_is_the_same_on_every_mesh():
+    """`rlpt.train` on the toy model: the same tokens, and the same parameters up to rounding."""
+    runs = {}
+    for shape in (None, (8, 1, 1), (2, 2, 2)):
+        c = config_lib.default()
+        c.model.source = "toy:vocab=24,layers=1,width=32,heads=4,kv_heads=2,ff=32"
+        c.steps, c.seed, c.debug, c.export = 2, 3, True, False
+        c.verifiers = (dict(fn="tests.toy:starts_with_digit", name="digit"),)
+        c.rollout.prompts, c.rollout.group, c.learner.micro_blocks = 16, 4, 8
+        c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (4,)
+        c.optim.name, c.optim.lr = "sgd", 0.1
+        c.eval.prompts = c.eval.samples = 0
+        c.log.tensorboard = c.log.console = False
+        if shape:
+            c.mesh.data, c.mesh.fsdp, c.mesh.model = shape
+        c.mesh.rollout = "replicated" if shape == (2, 2, 2) else "as_trained"
+        make_mesh = build.make_mesh
+        build.make_mesh = make_mesh if shape else lambda config: None
+        try:
+            with tempfile.TemporaryDirectory() as work:
+                train_lib.train(c, work)
+                rollouts = metrics_lib.read_rollouts(f"{work}/rollouts.jsonl")
+                params = policy.load_policy(work).params
+        finally:
+            build.make_mesh = make_mesh
+        runs[shape] = [r["tokens"] for r in rollouts], jax.device_get(params)
+    tokens, params = runs.pop(None)
+    for shape, (other, moved) in runs.items():
+        assert other == tokens, f"other completions on {shape}"
+        for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=str(shape))
+
+
+def eight_blocks_that_do_not_divide_are_refused():
+    c = config_lib.default()
+    for prompts, micro, message in (
+        (12, 0, "rollout.prompts x rollout.group_blocks is 12 blocks, which do not divide over"),
+        (16, 4, "learner.micro_blocks is 4 blocks, which do not divide over the 8 parts"),
+    ):
+        c.rollout.prompts, c.learner.micro_blocks = prompts, micro
+        with pytest.raises(ValueError, match=message):
+            build.make_mesh(c)
+    c.mesh.data = 3
+    with pytest.raises(ValueError, match="product is the number of devices, 8"):
+        build.make_mesh(c)
 
 
 EIGHT = [name for name in list(globals()) if name.startswith("eight_")]
