@@ -103,16 +103,22 @@ def find(package: str, name: str) -> tp.Any:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A number that changes with the step: linear or cosine from init to end, or constant."""
+    """A number that goes from init to end over `steps` steps, with `restarts` on the way.
+
+    kind: linear, cosine, or step (init until the end).  delay: steps before it starts.
+    """
 
     kind: str
     init: float
     end: float
     steps: int
     delay: int = 0
+    restarts: int = 0
 
     def __call__(self, step: int) -> float:
         x = min(max((step - self.delay) / max(self.steps, 1), 0.0), 1.0)
+        if x < 1.0:
+            x = (x * (self.restarts + 1)) % 1.0
         if self.kind == "cosine":
             x = 0.5 * (1.0 - math.cos(math.pi * x))
         elif self.kind == "step":
@@ -121,12 +127,12 @@ class Schedule:
 
 
 def schedule(value: tp.Any, where: str = "") -> tp.Any:
-    """A number as it is, or dict(schedule='linear'|'cosine'|'step', init, end, steps[, delay])."""
+    """A number as it is, or a `Schedule` from dict(schedule=kind, init=, end=, steps=, …)."""
     if not (hasattr(value, "keys") and "schedule" in value):
         return value
     value = dict(value)
     kind = value.pop("schedule")
-    allowed = {"init", "end", "steps", "delay"}
+    allowed = {"init", "end", "steps", "delay", "restarts"}
     if (
         kind not in ("linear", "cosine", "step")
         or not set(value) <= allowed
@@ -134,7 +140,7 @@ def schedule(value: tp.Any, where: str = "") -> tp.Any:
     ):
         raise ConfigError(
             f"{where}: got schedule={kind!r} with {sorted(value)}; expected "
-            "dict(schedule='linear'|'cosine'|'step', init=, end=, steps=[, delay=])"
+            "dict(schedule='linear'|'cosine'|'step', init=, end=, steps=[, delay=, restarts=])"
         )
     return Schedule(
         kind,
@@ -142,6 +148,7 @@ def schedule(value: tp.Any, where: str = "") -> tp.Any:
         float(value["end"]),
         int(value["steps"]),
         int(value.get("delay", 0)),
+        int(value.get("restarts", 0)),
     )
 
 

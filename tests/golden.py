@@ -19,7 +19,7 @@ import numpy as np
 
 from rlpt.advantages import batch, brorl, exploration, gae, group, tree
 from rlpt.losses import aggregate, corrections, penalties, ratios, surrogates
-from rlpt.rewards import combine, outcomes, shaping
+from rlpt.rewards import combine, latent, outcomes, shaping
 
 PRINTED, DERIVED, RECALLED = "printed", "derived", "recalled"
 TAGS = {
@@ -69,6 +69,7 @@ SECTIONS = {
     "D17": "TruthRL (2509.25760)",
     "D18": "G-RA (2508.10548)",
     "D19": "IGPO (2510.14967)",
+    "D20": "LaRe (2412.11120)",
 }
 
 
@@ -635,6 +636,10 @@ NUMBERS: tuple[Number, ...] = (
          "test_scorers.py::test_information_gain_numbers"),
     held("D19", "pooled with .1 -.05 0: z .887207 -1.191594 1.704225, -.09233 -.766039 -.541469; "
          "summed to go: 1.399838 .512631 1.704225", "test_scorers.py::test_igpo_numbers", RECALLED),
+    case("D20", "LaRe, factors (1,0) (0,1) (1,1), weights 1 .5: rewards of the steps", latent.proxy,
+         [[[[1, 0], [0, 1], [1, 1]]]], [1, 0.5], want=[1, 0.5, 1.5]),
+    case("D20", "their loss for the outcome 3", latent.decomposition_loss,
+         [[[[1, 0], [0, 1], [1, 1]]]], [1, 0.5], [[3]], want=0),
 )
 # fmt: on
 

@@ -127,6 +127,7 @@ def test_mathematics_has_no_models_files_or_settings():
         "jax",
         "chex",
         "numpy",
+        "optax",  # of models that a method fits to its own columns
         "rlpt",
         *["__future__", "collections", "functools", "math", "typing"],
     }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt import generate, learner, optim, scoring
+from rlpt import config, generate, learner, optim, scoring
 from rlpt.config import ConfigError
 from rlpt.models import lora, transformer
 
@@ -163,6 +163,27 @@ def test_kl_term_has_its_coefficient_and_gradient():
     assert moved(jax.tree.map(lambda a, b, p: p + a - b, some, plain, params())) > 1e-4
     assert m["loss/k3"] == pytest.approx(np.exp(-0.3) - 1 + 0.3, rel=1e-3)
     assert m["policy/kl_ref"] == pytest.approx(0.3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "want"),
+    [
+        (dict(schedule="linear", steps=4), [0, 0.25, 0.5, 0.75, 1, 1]),
+        (dict(schedule="linear", steps=2, delay=2), [0, 0, 0, 0.5, 1, 1]),
+        (dict(schedule="cosine", steps=2), [0, 0.5, 1, 1, 1, 1]),
+        (dict(schedule="step", steps=3), [0, 0, 0, 1, 1, 1]),
+        (dict(schedule="linear", steps=4, restarts=1), [0, 0.5, 0, 0.5, 1, 1]),
+        (dict(schedule="cosine", steps=5, restarts=4), [0, 0, 0, 0, 0, 1]),
+    ],
+)
+def test_schedules_by_hand(settings, want):
+    number = config.schedule(dict(init=2.0, end=4.0, **settings))
+    assert [number(step) for step in range(6)] == pytest.approx([2 + 2 * x for x in want])
+
+
+def test_schedules_say_what_they_accept():
+    with pytest.raises(ConfigError, match=r"schedule='line'.*expected.*'linear'.*restarts"):
+        config.schedule(dict(schedule="line", init=0, end=1, steps=2), "loss coef")
 
 
 def test_coefficient_schedule_follows_the_step_without_recompiling():

@@ -12,7 +12,7 @@ import pytest
 
 from rlpt import config
 from rlpt.advantages import batch, group
-from rlpt.rewards import combine, outcomes, selection, shaping
+from rlpt.rewards import combine, latent, outcomes, selection, shaping
 from tests.numeric import both, close
 
 NAN = np.nan
@@ -278,6 +278,36 @@ def test_pf_ppo_weights():
 
 
 # --- as the config sees them --------------------------------------------------------------------
+
+
+def test_lare_learns_which_factor_pays():
+    """Outcomes are the number of steps with the first factor: that becomes the steps' reward."""
+    rng = np.random.default_rng(0)
+    ends = rng.random((8, 16, 6)) < 0.5
+    given = rng.integers(0, 2, (8, 16, 6, 2)).astype(np.float32)
+    outcome = (given[..., 0] * ends).sum(-1)
+    factors = jnp.asarray(np.where(ends[..., None], given, NAN))
+    mask = np.ones((8, 16), bool)
+    mask[0] = False
+    spoilt = outcome.copy()
+    spoilt[0] = 50.0  # rows that are out teach nothing
+    state, losses = latent.lare.init(), []
+    for _ in range(4):
+        out, state = latent.lare.update(
+            factors, jnp.asarray(spoilt), state, jnp.asarray(mask), lr=0.1, fits=50, preserve=False
+        )
+        losses.append(float(out["metrics/lare/loss"]))
+    assert losses[-1] < 1e-4 < losses[0]
+    close(state["weights"][:2], [1, 0], atol=0.01)
+    close(out["step_rewards"][1:], (given[..., 0] * ends)[1:], atol=0.02)
+    assert not np.asarray(out["step_rewards"])[0].any()
+    assert int(state["count"]) == 200
+    kept, _ = latent.lare.update(factors, jnp.asarray(outcome), latent.lare.init())
+    some = ends.any(-1)
+    close(kept["step_rewards"].sum(-1)[some], outcome[some], atol=1e-5)
+    assert not np.asarray(kept["step_rewards"])[~ends].any()
+    with pytest.raises(ValueError, match="got 33 factors, expected at most 32"):
+        latent.lare.update(jnp.zeros((1, 1, 1, 33)), jnp.zeros((1, 1)), latent.lare.init())
 
 
 @pytest.mark.parametrize("package", ["rewards", "advantages", "losses"])
