@@ -20,7 +20,10 @@ def get_config(arg: str | None = None):
     c.verifiers = (dict(fn="number.number", name="number"),)
     c.rollout.prompts, c.rollout.group = 8, 8
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (32,), (12,)
-    c.advantage = (dict(fn="tree.tempo", td_coef=1.0, scale="std", ddof=0, eps=1e-6),)
+    c.advantage = (
+        dict(fn="tree.tempo", td_coef=1.0, scale="std", ddof=0, eps=1e-6),
+        "tree.tree_metrics",
+    )
     c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),)
     c.learner.micro_blocks = 2
     c.optim.lr = 1e-5

@@ -29,7 +29,7 @@ def get_config(arg: str | None = None):
         until=("answer", "conclusion"),
     )  # fmt: skip
     c.shaping = (dict(fn="nodes.leaf_rewards"),)
-    c.advantage = (dict(fn="tree.treerl"),)
+    c.advantage = ("tree.treerl", "tree.tree_metrics")
     c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),)
     c.learner.micro_blocks = 2
     c.optim.lr = 1e-5

@@ -14,7 +14,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 debian_packages="bubblewrap shellcheck" # a sandbox for verifiers; a linter for these scripts
 
 # Stages of their own; what is not named here is the core.
-methods=(test_advantages test_losses test_methods test_noise test_rewards test_tree)
+methods=(
+  test_advantages test_bandit test_branching test_controllers test_golden test_identities
+  test_layouts test_losses test_methods test_noise test_noise_gradients test_rewards test_scorers
+  test_tree test_verifiers_outcomes
+)
 faults=(test_checkpoint test_verifiers test_workdir)
 
 all=""

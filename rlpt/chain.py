@@ -98,6 +98,10 @@ def _fit(name: str, new: Table, table: Table) -> Table:
         if key.startswith("metrics/"):
             out[key] = value
             continue
+        if jnp.ndim(value) == 0:
+            raise ConfigError(
+                f"{name} wrote the scalar {key!r}, expected a column, or metrics/{key} for the log"
+            )
         if key == "advantages" and value.shape == shape[:2]:
             value = jnp.broadcast_to(value[..., None], shape)
         axes, kind, _ = columns_lib.LEGEND.get(key, ("", "", ""))

@@ -250,7 +250,7 @@ def test_branches_share_more_than_independent_samples(make):
         measured = tree.tree_metrics(
             batch.table["completion_tokens"], batch.table["completion_mask"]
         )
-        deep.append(float(measured["depth"]))
+        deep.append(float(measured["metrics/tree/depth"]))
     assert deep[0] > 2 * deep[1], deep
 
 

@@ -264,6 +264,8 @@ def test_tempo_credits_the_tokens_where_completions_part(trained):
             assert not varies, "no signal, no credit"
         elif max(map(len, tokens)) > 1:
             assert varies, "with replies of several tokens the first is where they part"
+    m = trained("tempo").metrics[0]
+    assert m["tree/nodes"] > 1 and 0 < m["tree/branch_fraction"] <= 1
 
 
 def test_noise_is_injected_and_the_audit_logged(trained):

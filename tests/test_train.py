@@ -277,6 +277,7 @@ BAD = [
         "needs the column 'brilliance', which nothing makes",
     ),
     (dict(advantage=(dict(fn="tests.toy:wrong_shape"),)), r"wrote 'advantages' with shape \(4,\)"),
+    (dict(shaping=("tests.toy:a_scalar",)), "wrote the scalar 'level', expected .* metrics/level"),
     (dict(loss=()), "expected at least one term"),
     (dict(checkpoint__every=0), "checkpoint.every: got 0, expected an integer >= 1"),
     (dict(sampling__temperature=0.0), "nothing can be learnt"),

@@ -80,10 +80,14 @@ REWARDS = jnp.asarray([[1.0, 0, 0, 1]])
 
 
 def test_metrics_numbers():
-    got = both(tree.tree_metrics, TOKENS, MASK)
+    def measured(*masks):
+        out = both(tree.tree_metrics, TOKENS, *masks)
+        return {k.removeprefix("metrics/tree/"): v for k, v in out.items()}
+
+    got = measured(MASK)
     close(got["branch_fraction"], 7 / 15), close(got["depth"], (4 + 2 + 1 + 4) / 4)
     close(got["nodes"], 8), close(got["duplicates"], 0.5)
-    one_out = both(tree.tree_metrics, TOKENS, MASK, jnp.asarray([[1, 1, 1, 0]], bool))
+    one_out = measured(MASK, jnp.asarray([[1, 1, 1, 0]], bool))
     close(one_out["nodes"], 8), close(one_out["duplicates"], 0)
     close(one_out["depth"], (2 + 2 + 1) / 3)
     empty = tree.tree_metrics(TOKENS, MASK, jnp.zeros((1, 4), bool))

@@ -55,6 +55,11 @@ def surprise(logp, temperature, head, hidden, models, *, scale: float = 1.0):
     return {"surprise": -scale * logp, "top": logits.max(-1)}
 
 
+def a_scalar(rewards):
+    """Writes a number where a column belongs."""
+    return {"level": rewards.mean()}
+
+
 def wants_model(models):
     """A scorer that asks for a model that is not there."""
     return models["critic"]({})["value"]

@@ -163,7 +163,7 @@ def tree_metrics(
 
     Args: completion_tokens, completion_mask: [P,G,T].  row_mask: [P,G] bool.
 
-    Returns: scalars over the live rows.
+    Returns: scalars metrics/tree/<name> over the live rows.
       branch_fraction: share of tokens at which other completions part from the row.
       depth: mean over rows of the longest prefix shared with another row of the group, in tokens.
       nodes: mean over prompts with a live row of the number of distinct non-empty prefixes.
@@ -178,10 +178,11 @@ def tree_metrics(
     leaf = jnp.take_along_axis(count, length + 1, axis=-1)[..., 0]
     prefixes = jnp.sum(jnp.where(mask, 1.0 / jnp.maximum(at_token, 1), 0.0))
     return {
-        "branch_fraction": jnp.sum(mask & (at_token < before)) / jnp.maximum(tokens, 1),
-        "depth": jnp.sum(mask & (at_token > 1)) / live_rows,
-        "nodes": prefixes / jnp.maximum(jnp.sum(jnp.any(rows, axis=1)), 1),
-        "duplicates": jnp.sum(rows & (leaf > 1)) / live_rows,
+        "metrics/tree/branch_fraction": jnp.sum(mask & (at_token < before))
+        / jnp.maximum(tokens, 1),
+        "metrics/tree/depth": jnp.sum(mask & (at_token > 1)) / live_rows,
+        "metrics/tree/nodes": prefixes / jnp.maximum(jnp.sum(jnp.any(rows, axis=1)), 1),
+        "metrics/tree/duplicates": jnp.sum(rows & (leaf > 1)) / live_rows,
     }
 
 
