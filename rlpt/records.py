@@ -47,13 +47,18 @@ def batch_metrics(batch: tools_lib.Batch, table: Table) -> dict[str, float]:
     return out
 
 
-def pass_rates(batch: tools_lib.Batch) -> dict[str, float]:
-    """Share of correct completions by prompt id, over the rows with a verdict; NaN: none."""
+def pass_rates(
+    batch: tools_lib.Batch, counted: tp.Collection[str] | None = None
+) -> dict[str, float]:
+    """Share of correct completions by prompt id, over the rows with a verdict; NaN: none.
+
+    counted: as `tools.correct`.
+    """
     found: dict[str, list[bool]] = {}
     for i, prompt in enumerate(batch.text.prompts):
         if prompt is not None:
             live = np.flatnonzero(batch.table["row_mask"][i])
-            hits = [tools_lib.correct(batch.text.verdicts[i][j]) for j in live]
+            hits = [tools_lib.correct(batch.text.verdicts[i][j], counted) for j in live]
             found.setdefault(prompt.id, []).extend(hits)
     return {k: float(np.mean(v)) if v else float("nan") for k, v in found.items()}
 

@@ -574,6 +574,19 @@ def _numbered(table: Table) -> Table:
     return table | {"group": group, "row_id": np.arange(p * g, dtype=np.int32).reshape(p, g)}
 
 
-def correct(verdicts: collections.abc.Mapping[str, Verdict]) -> bool:
-    """Whether every verifier that judged the row found it correct."""
-    return bool(verdicts) and all(v.outcome == "correct" for v in verdicts.values())
+def correct(
+    verdicts: collections.abc.Mapping[str, Verdict],
+    counted: collections.abc.Collection[str] | None = None,
+) -> bool:
+    """Whether every verifier that judged the row and counts found it correct.
+
+    counted: names, see `counted_names`; None: all.
+    """
+    heard = [v for name, v in verdicts.items() if counted is None or name in counted]
+    return bool(heard) and all(v.outcome == "correct" for v in heard)
+
+
+def counted_names(verifiers: collections.abc.Iterable[tp.Any]) -> tuple[str, ...]:
+    """Which of config.verifiers decide what is correct: those whose weight is not 0, or all."""
+    weights = {v["name"]: float(v.get("weight", 1.0)) for v in verifiers}
+    return tuple(name for name, weight in weights.items() if weight) or tuple(weights)
