@@ -66,6 +66,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=setuptools.find_packages(include=["rlpt", "rlpt.*"]),
+    package_data={"rlpt.report": ["templates/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rlpt = rlpt.cli:main"]},

@@ -1,7 +1,8 @@
-"""`rlpt train|sample|evaluate|export|data`: a thin cover over the Python functions."""
+"""`rlpt train|sample|evaluate|export|report|data`: a thin cover over the Python functions."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import sys
@@ -17,6 +18,8 @@ USAGE = """usage: rlpt COMMAND [flags]
             held-out accuracy of a model on the tasks of a config
   export    --workdir DIR --out DIR [--step N] [--dtype float32]
             writes a Hugging Face directory
+  report    DIR [DIR ...] [--out FILE.html]
+            runs as one HTML page: curves, alarms, rollouts; DIR is a workdir
   data      build --config FILE.py[:ARG] --name NAME --data_dir DIR
             writes the tasks of a config as an array_record data set (TFDS)
 
@@ -190,6 +193,21 @@ def _export(argv: list[str]) -> None:
     print(f"wrote {values.out} from {loaded.source}")
 
 
+def _report(argv: list[str]) -> None:
+    from absl import flags
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_string("out", None, "the page to write", flag_values=v)
+
+    workdirs = list(itertools.takewhile(lambda arg: not arg.startswith("-"), argv))
+    values = _flags("report", argv[len(workdirs) :], define, config=False)
+    if not workdirs:
+        raise SystemExit(f"rlpt report: a workdir is needed, before the flags\n\n{USAGE}")
+    from rlpt.report import page
+
+    print(f"wrote {page.report(workdirs, values.out)}")
+
+
 def _data(argv: list[str]) -> None:
     from absl import flags
 
@@ -212,6 +230,7 @@ COMMANDS = {
     "sample": _sample,
     "evaluate": _evaluate,
     "export": _export,
+    "report": _report,
     "data": _data,
 }
 

@@ -1,0 +1,357 @@
+"""A sample of rollouts.jsonl as the data of the inspector.
+
+Completions are hostile text: characters that do not show, or that turn the direction of what
+follows, are replaced by what can be read, and the page gets everything as JSON without `<`,
+`>` and `&`.  Whole groups are taken, evenly over the file, until a budget of bytes is used up;
+long completions lose their middle.  Trees and their values are computed from all tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+import typing as tp
+
+from rlpt.report import tree
+from rlpt.report.runs import Run, is_number, short
+
+Row = dict[str, tp.Any]
+
+TOKENS = 1200  # shown of a completion, before anything else is shortened
+ROWS = 256  # shown of a group
+_FEWEST_TOKENS = 40
+_NODES = 400  # drawn of a tree
+_TEXT = {"prompt": 6000, "answer": 500, "detail": 400, "name": 80, "piece": 120, "label": 60}
+_VERIFIERS = 12  # shown of a row
+
+# What the lines of a file begin with: read without parsing lines that are not shown.
+_HEAD = re.compile(rb'\{"step": (\d+), "block": (\d+), "sample": \d+(?:, "group": (-?\d+))?')
+
+# Not seen, or turning what follows around: bidirectional controls, zero widths but for the
+# joiners that scripts need, tags, byte order marks.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    """The text with hidden characters as ‹U+202E›; line breaks and tabs stay."""
+    return _HIDDEN.sub(lambda match: f"‹U+{ord(match[0]):04X}›", text)
+
+
+def safe_json(value: tp.Any) -> str:
+    """JSON that is inert inside <script type="application/json">."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+class Pieces:
+    """The table of tokens that the page shows: [id, text], or [id, null] without a tokenizer."""
+
+    def __init__(self) -> None:
+        self.table: list[tuple[int, str | None]] = []
+        self._index: dict[tuple[str, int], int] = {}
+        self._backends: dict[str, tp.Any] = {}
+
+    def index(self, source: pathlib.Path | None, token: int) -> int:
+        """Where the token of the tokenizer file is in the table."""
+        key = (str(source), token)
+        if key not in self._index:
+            self._index[key] = len(self.table)
+            self.table.append((token, self._text(source, token)))
+        return self._index[key]
+
+    def forget(self, size: int) -> None:
+        """Drops what was added behind the first `size` tokens."""
+        del self.table[size:]
+        self._index = {key: at for key, at in self._index.items() if at < size}
+
+    def _text(self, source: pathlib.Path | None, token: int) -> str | None:
+        if source is None:
+            return None
+        backend = self._backends.get(str(source))
+        if backend is None:
+            import tokenizers
+
+            backend = tokenizers.Tokenizer.from_file(str(source))
+            self._backends[str(source)] = backend
+        # on its own a first token loses the blank before it: decode it behind another one
+        before = backend.decode([token], skip_special_tokens=False)
+        both = backend.decode([token, token], skip_special_tokens=False)
+        text = both[len(before) :] if both.startswith(before) else before
+        return short(visible(text), _TEXT["piece"]) or None
+
+
+def tokenizer_file(run: Run) -> pathlib.Path | None:
+    """tokenizer.json of the run's export, or of the directory that its model came from.
+
+    One that is damaged is named in run.problems, and counts as none.
+    """
+    import tokenizers
+
+    model = run.config.get("model")
+    source = model.get("source") if isinstance(model, dict) else None
+    places = [run.path / "export", *([pathlib.Path(source)] if isinstance(source, str) else [])]
+    for place in places:
+        file = place / "tokenizer.json"
+        if file.is_file():
+            try:
+                tokenizers.Tokenizer.from_file(str(file))
+                return file
+            except Exception as e:  # the library raises nothing narrower
+                run.problems.append(f"{place.name}/tokenizer.json: {short(str(e), 80)}")
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Where the rows of a group are in a file: (step, number, offsets of its lines)."""
+
+    run: int
+    file: pathlib.Path
+    step: int
+    number: int
+    offsets: tuple[int, ...]
+
+
+def groups(run: Run, number: int) -> list[Group]:
+    """All groups of a run's rollouts*.jsonl in order of their steps; files are read once.
+
+    Args: number: of the run, for `Group.run`.
+    """
+    found: dict[tuple[int, pathlib.Path, int], list[int]] = {}
+    for path in sorted(run.path.glob("rollouts*.jsonl")):
+        damaged, offset = 0, 0
+        with path.open("rb") as file:
+            for line in file:
+                key = _key(line)
+                if key is None or not line.endswith(b"\n"):
+                    damaged += 1
+                elif key[1] >= 0:
+                    found.setdefault((key[0], path, key[1]), []).append(offset)
+                offset += len(line)
+        if damaged:
+            run.problems.append(f"{path.name}: {damaged} damaged or unfinished line(s) left out")
+    return [
+        Group(number, path, step, group, tuple(offsets))
+        for (step, path, group), offsets in sorted(found.items(), key=lambda item: item[0])
+    ]
+
+
+def _key(line: bytes) -> tuple[int, int] | None:
+    """(step, group) of a line, by its beginning where that tells; None for a damaged one."""
+    match = _HEAD.match(line)
+    if match:
+        return int(match[1]), int(match[2] if match[3] is None else match[3])
+    try:
+        row = json.loads(line)
+        return int(row["step"]), int(row.get("group", row["block"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        return None
+
+
+@dataclasses.dataclass
+class Sample:
+    """What the page shows of the rollouts.
+
+    Attributes:
+      data: of the inspector, as JSON data.
+      statistics: (run name, step, numbers of `tree.statistics`) of each group.
+      shown, total: groups.
+      without_texts: names of the runs that have rollouts and no tokenizer.
+    """
+
+    data: Row
+    statistics: list[tuple[str, int, dict[str, float]]]
+    shown: int
+    total: int
+    without_texts: list[str]
+
+
+def sample(runs: tp.Sequence[Run], budget: int) -> Sample:
+    """Groups evenly over all runs and steps, as many as fit into `budget` bytes of JSON.
+
+    A group takes at most a twentieth of the budget: its completions are shortened until it
+    does, and it is left out where that is not enough.
+    """
+    every = [g for number, run in enumerate(runs) for g in groups(run, number)]
+    sources = [tokenizer_file(run) for run in runs]
+    pieces = Pieces()
+    chosen: dict[int, Row] = {}
+    statistics = []
+    left = budget
+    for i in _spread(len(every)):
+        if left < budget // 100:
+            break
+        run = runs[every[i].run]
+        rows, most, known = _rows(every[i], run), TOKENS, len(pieces.table)
+        if not rows:
+            continue
+        while True:
+            group = _encode(every[i], rows, sources[every[i].run], pieces, most)
+            size = len(safe_json([group, pieces.table[known:]]).encode())
+            if size <= min(left, budget // 20) or most <= _FEWEST_TOKENS:
+                break
+            most = max(most // 2, _FEWEST_TOKENS)
+            pieces.forget(known)
+        if size > min(left, budget // 20):
+            pieces.forget(known)
+            continue
+        left -= size
+        chosen[i] = group
+        if numbers := group.pop("statistics"):
+            statistics.append((run.name, every[i].step, numbers))
+    data = {
+        "runs": [visible(run.name) for run in runs],
+        "pieces": pieces.table,
+        "groups": [chosen[i] for i in sorted(chosen)],
+    }
+    have = {group.run for group in every}
+    bare = [run.name for i, run in enumerate(runs) if i in have and sources[i] is None]
+    return Sample(data, statistics, len(chosen), len(every), bare)
+
+
+def _spread(n: int) -> list[int]:
+    """0 to n-1 so ordered that any first few of them lie evenly: the ends, then halves."""
+    bits = max(n - 1, 1).bit_length()
+    halves = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)]
+    return [i for i in dict.fromkeys([0, n - 1, *halves]) if 0 <= i < n]
+
+
+def _rows(group: Group, run: Run) -> list[Row]:
+    """The rows of a group that have what the inspector needs, by block and sample."""
+    rows, damaged = [], 0
+    with group.file.open("rb") as file:
+        for offset in group.offsets:
+            file.seek(offset)
+            try:
+                row = json.loads(file.readline())
+                if _sound(row):
+                    rows.append(row)
+                    continue
+            except (ValueError, RecursionError):
+                pass
+            damaged += 1
+    if damaged:
+        run.problems.append(
+            f"{group.file.name}: step {group.step}, group {group.number}: {damaged} row(s) left "
+            "out: not as `rlpt train` writes them"
+        )
+    return sorted(rows, key=lambda row: (row["block"], row["sample"]))
+
+
+def _sound(row: tp.Any) -> bool:
+    """The types of the keys that are read without a second look."""
+    types = {"block": int, "sample": int, "prompt": str, "completion": str, "tokens": list}
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(key), kind) for key, kind in types.items())
+        and all(type(t) is int and 0 <= t < 2**31 for t in row["tokens"])
+    )
+
+
+def _encode(
+    group: Group, rows: list[Row], source: pathlib.Path | None, pieces: Pieces, most: int
+) -> Row:
+    """A group for the inspector, `most` tokens a completion; rows and statistics of its tree."""
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
+    known = [row.get("row_mask", True) and is_number(row.get("reward")) for row in rows]
+    live = [i for i in range(len(rows)) if known[i]]
+    out: Row = {
+        "run": group.run,
+        "step": group.step,
+        "group": group.number,
+        "id": _clipped(rows[0].get("id", ""), "name"),
+        "answer": _clipped(rows[0].get("answer", ""), "answer"),
+        "prompts": [_clipped(text, "prompt") for text in prompts],
+        "left_out": max(len(rows) - ROWS, 0),
+        "rows": [_encode_row(row, prompts, source, pieces, most) for row in rows[:ROWS]],
+        "tree": [],
+        "statistics": {},
+    }
+    if live:
+        tokens = [rows[i]["tokens"] for i in live]
+        nodes = tree.prefix_tree(tokens, [rows[i]["reward"] for i in live])
+        out["statistics"] = tree.statistics(nodes, [len(t) for t in tokens])
+        for node in nodes[:_NODES]:  # parents come first
+            first = tokens[node.rows[0]][node.start : node.end]
+            shown = [pieces.table[pieces.index(source, t)] for t in first[:24]]
+            text = "".join(f"⟨{t}⟩" if piece is None else piece for t, piece in shown)
+            text += "…" if len(first) > 24 else ""
+            out["tree"].append(
+                {
+                    "parent": node.parent,
+                    "from": node.start,
+                    "to": node.end,
+                    "value": _round(node.value),
+                    "rows": len(node.rows),
+                    "row": live[node.rows[0]],
+                    "text": short(text, _TEXT["label"]),
+                }
+            )
+    return out
+
+
+def _encode_row(
+    row: Row, prompts: list[str], source: pathlib.Path | None, pieces: Pieces, most: int
+) -> Row:
+    """tokens, and what is recorded of each of them, without the middle of a long completion."""
+    n = len(row["tokens"])
+    head, tail = (n, 0) if n <= most else (-(-most * 3 // 5), most * 2 // 5)
+    keep = [*range(head), *range(n - tail, n)]
+    outcomes, verdicts, details = (
+        row[key] if isinstance(row.get(key), dict) else {}
+        for key in ("outcomes", "verdicts", "details")
+    )
+    named = list(dict.fromkeys([*outcomes, *verdicts]))[:_VERIFIERS]
+    out: Row = {
+        "prompt": prompts.index(row["prompt"]),
+        "sample": row["sample"],
+        "reward": _round(row.get("reward")),
+        "live": bool(row.get("row_mask", True)),
+        "truncated": bool(row.get("truncated")),
+        "origin": row["origin"] if is_number(row.get("origin")) else 0,
+        "verdicts": [
+            [_clipped(v, "name"), _clipped(outcomes.get(v, "?"), "name"),
+             _round(verdicts.get(v)), _clipped(details.get(v, ""), "detail")]
+            for v in named
+        ],
+        "length": n,
+        "cut": [head, n - head - tail],
+        "tokens": [pieces.index(source, row["tokens"][t]) for t in keep],
+    }  # fmt: skip
+    if source is None:
+        out["text"] = _clipped(row["completion"], "prompt")
+    for name, key in (
+        ("logp", "sampler_logp"),
+        ("entropy", "entropy"),
+        ("advantage", "advantages"),
+    ):
+        values = row.get(key)
+        if isinstance(values, list) and len(values) == n:
+            kept = [_round(values[t]) for t in keep]
+            out[name] = kept[0] if kept and len(set(kept)) == 1 else kept
+    old, own = row.get("old_logp"), row.get("sampler_logp")
+    if isinstance(old, list) and isinstance(own, list) and len(old) == len(own) == n:
+        both = [(old[t], own[t]) for t in keep]
+        out["log_ratio"] = [
+            _round(a - b) if is_number(a) and is_number(b) else None for a, b in both
+        ]
+    trained = row.get("loss_mask")
+    if isinstance(trained, list) and len(trained) == n and not all(trained):
+        out["trained"] = [int(bool(trained[t])) for t in keep]
+    return out
+
+
+def _round(value: tp.Any) -> float | None:
+    """To four significant digits; None for what is no number."""
+    return float(f"{value:.4g}") if is_number(value) else None
+
+
+def _clipped(text: tp.Any, kind: str) -> str:
+    return visible(short(str(text), _TEXT[kind]))

@@ -1,0 +1,198 @@
+"""A run's workdir as the report reads it, whatever state it is in.
+
+Nothing is locked and nothing is written.  A file that is missing, still being written or
+damaged costs what it would have told, and is named in `Run.problems`.  Runs that differ in
+nothing but their seed are one setting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+import typing as tp
+
+from rlpt import metrics
+
+Row = metrics.Row
+
+_EVAL = re.compile(r"eval_(\d+)\.json")
+_SHOWN_VALUE = 300  # characters of a setting
+
+
+@dataclasses.dataclass
+class Run:
+    """What a workdir tells.
+
+    Attributes:
+      name: for people; the directory's, longer where two would be equal.
+      metrics: rows of metrics.jsonl in order of their steps, the last one of each step.
+      evals: step -> eval_<step>.json.
+      config, summary: config.json and summary.json, {} where there is none.
+      changed: {setting: (value, default)}, of config_diff.json.
+      problems: a line for each thing that could not be read.
+    """
+
+    name: str
+    path: pathlib.Path
+    metrics: list[Row] = dataclasses.field(default_factory=list)
+    evals: dict[int, Row] = dataclasses.field(default_factory=dict)
+    config: Row = dataclasses.field(default_factory=dict)
+    summary: Row = dataclasses.field(default_factory=dict)
+    changed: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """The last step in the metrics, 0 for none."""
+        return self.metrics[-1]["step"] if self.metrics else 0
+
+    @property
+    def state(self) -> str:
+        planned = self.config.get("steps")
+        if self.summary:
+            return "finished"
+        return f"no summary: running or stopped, step {self.steps} of {planned or '?'}"
+
+    def series(self, name: str) -> dict[int, float]:
+        """step -> value of a metric, without rows where it is missing or not a number."""
+        return {r["step"]: float(r[name]) for r in self.metrics if is_number(r.get(name))}
+
+
+@dataclasses.dataclass
+class Setting:
+    """Runs that differ in nothing but the seed."""
+
+    label: str
+    runs: list[Run]
+
+
+def is_number(value: tp.Any) -> bool:
+    """A finite int or float; True and False are none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < 2**1000 and not math.isnan(value)
+
+
+def read(path: str | os.PathLike[str], name: str = "") -> Run:
+    """Reads a workdir. Raises: FileNotFoundError when it is no directory."""
+    where = pathlib.Path(path).expanduser().resolve()
+    if not where.is_dir():
+        raise FileNotFoundError(
+            f"report: {path} is not a directory; give the --workdir of a run of `rlpt train`"
+        )
+    run = Run(name or where.name, where)
+    rows: dict[int, Row] = {}
+    for row in _lines(where / metrics.METRICS_FILE, run.problems):
+        rows[row["step"]] = row
+    run.metrics = [rows[step] for step in sorted(rows)]
+    run.config = _object(where / "config.json", run.problems)
+    run.summary = _object(where / "summary.json", [])  # a run that goes on has none
+    for key, pair in _object(where / "config_diff.json", run.problems).items():
+        if isinstance(pair, dict):
+            texts = [str(pair.get(part, "?")) for part in ("value", "default")]
+            run.changed[key] = (short(texts[0]), short(texts[1]))
+    for file in sorted(where.iterdir()):
+        match = _EVAL.fullmatch(file.name)
+        if match and (found := _object(file, run.problems)):
+            run.evals[int(match[1])] = found
+    run.evals = dict(sorted(run.evals.items()))
+    return run
+
+
+def read_all(paths: tp.Sequence[str | os.PathLike[str]]) -> list[Run]:
+    """Reads workdirs, each once, and gives them names that differ."""
+    found = [read(p) for p in dict.fromkeys(pathlib.Path(p).expanduser().resolve() for p in paths)]
+    names = [run.name for run in found]
+    for run in found:
+        if names.count(run.name) > 1:
+            run.name = f"{run.path.parent.name}/{run.name}"
+    names = [run.name for run in found]
+    for run in found:
+        if names.count(run.name) > 1:
+            run.name = str(run.path)
+    return found
+
+
+def settings(runs: tp.Sequence[Run]) -> list[Setting]:
+    """The runs by setting, in the order given; a run without config_diff.json is its own."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        changed = sorted((k, v) for k, v in run.changed.items() if k != "seed")
+        known = (run.path / "config_diff.json").exists()
+        found.setdefault(repr(changed) if known else str(run.path), []).append(run)
+    out = []
+    for same in found.values():
+        label = same[0].name
+        if len(same) > 1:
+            start = os.path.commonprefix([run.name for run in same]).rstrip("-_./ 0123456789")
+            label = f"{start or label} ({len(same)} seeds)"
+        out.append(Setting(label, same))
+    labels = [setting.label for setting in out]
+    for number, setting in enumerate(out, 1):
+        if labels.count(setting.label) > 1:
+            setting.label += f" #{number}"
+    return out
+
+
+def differences(runs: tp.Sequence[Run]) -> list[tuple[str, str, list[str | None]]]:
+    """(setting, default, value by run; None: the default) of all that any run changed.
+
+    Settings in which the runs differ come first.
+    """
+    keys = sorted({key for run in runs for key in run.changed})
+    rows = []
+    for key in keys:
+        values = [run.changed[key][0] if key in run.changed else None for run in runs]
+        default = next(run.changed[key][1] for run in runs if key in run.changed)
+        rows.append((key, default, values))
+    return sorted(rows, key=lambda row: len(set(row[2])) == 1)
+
+
+def short(text: str, most: int = _SHOWN_VALUE) -> str:
+    """The text, its middle left out where it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    head, tail = -(-most * 3 // 5), most * 2 // 5
+    gone = len(text) - head - tail
+    return f"{text[:head]} […{gone} characters left out…] {text[-tail:]}"
+
+
+def _lines(path: pathlib.Path, problems: list[str]) -> tp.Iterator[Row]:
+    """The rows of a JSON Lines file that are whole; what is not is counted in problems."""
+    damaged = []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line)
+                    if isinstance(row["step"], bool) or not isinstance(row["step"], int):
+                        raise TypeError
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    damaged.append(number)
+                    continue
+                yield row
+    except OSError as e:
+        problems.append(f"{path.name}: {e.strerror}")
+    if damaged:
+        problems.append(
+            f"{path.name}: {len(damaged)} damaged or unfinished line(s) left out, "
+            f"first line {damaged[0]}"
+        )
+
+
+def _object(path: pathlib.Path, problems: list[str]) -> Row:
+    """The JSON object of a file, {} where there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("not a JSON object")
+        return found
+    except OSError as e:
+        problems.append(f"{path.name}: {e.strerror}")
+    except (ValueError, RecursionError) as e:
+        problems.append(f"{path.name}: damaged ({short(str(e), 80)})")
+    return {}
