@@ -14,8 +14,12 @@ USAGE = """usage: rlpt COMMAND [flags]
             trains; the same command with the same workdir resumes
   sample    --model SOURCE --prompt TEXT [--system TEXT] [--n 1] [--temperature 1.0]
             [--max_tokens 64] [--seed 0] [--top_k 0] [--top_p 1.0] [--min_p 0.0] [--stop TEXT]
-  evaluate  --model SOURCE [--config FILE.py[:ARG]] [--out FILE.json]
-            held-out accuracy of a model on the tasks of a config
+  evaluate  --model SOURCE [--config FILE.py[:ARG]] [--out FILE.json] [--base FILE.json]
+            [--best_of VERIFIER] [--cot VERIFIER] [--cache DIR] [--model_name NAME]
+            held-out accuracy of a model on the tasks of a config, prompt by prompt: the same
+            command goes on where it was interrupted; --base compares with an earlier result
+  evaluate  compare NEW.json BASE.json [--out FILE.json]
+            compares two results prompt by prompt
   export    --workdir DIR --out DIR [--step N] [--dtype float32]
             writes a Hugging Face directory
   report    DIR [DIR ...] [--out FILE.html]
@@ -24,7 +28,8 @@ USAGE = """usage: rlpt COMMAND [flags]
             writes the tasks of a config as an array_record data set (TFDS)
 
 SOURCE is `embedded` (SmolLM2-135M-Instruct), a Hugging Face directory, a .gguf file or
-the workdir of a run.  `rlpt COMMAND --help` lists a command's flags.
+the workdir of a run; for evaluate also the URL of an OpenAI-compatible server.
+`rlpt COMMAND --help` lists a command's flags.
 """
 
 # Errors whose message is meant for the user: printed without a traceback.
@@ -141,13 +146,28 @@ def _sample(argv: list[str]) -> None:
 def _evaluate(argv: list[str]) -> None:
     from absl import flags
 
+    if argv[:1] == ["compare"]:
+        _compare(argv[1:])
+        return
+
     def define(v: tp.Any) -> None:
         flags.DEFINE_string("model", None, "source", flag_values=v)
         flags.DEFINE_string("out", None, "write the result here as JSON", flag_values=v)
+        flags.DEFINE_string("base", None, "result to compare with", flag_values=v)
+        flags.DEFINE_string("best_of", "", "verifier that chooses for best@k", flag_values=v)
+        flags.DEFINE_string("cot", "", "verifier of the reasoning, for cot_pass@k", flag_values=v)
+        flags.DEFINE_string(
+            "cache", None, "directory of journals; '' keeps none (default: in the user's cache)",
+            flag_values=v,
+        )  # fmt: skip
+        flags.DEFINE_string("model_name", "", "the model's name at a server", flag_values=v)
+        flags.DEFINE_string(
+            "api_key_env", "OPENAI_API_KEY", "variable with the server's key", flag_values=v
+        )
 
     values = _flags("evaluate", argv, define, config=True)
     _need(values, "evaluate", "model")
-    from rlpt import policy, train
+    from rlpt import evaluate, policy
 
     config = values.config
     if config is None:
@@ -156,12 +176,39 @@ def _evaluate(argv: list[str]) -> None:
                 "rlpt evaluate: --config is needed (only a run's workdir knows its own tasks)"
             )
         config = policy.workdir_config(values.model)
-    result = train.evaluate_source(config, values.model)
-    if values.out:
-        pathlib.Path(values.out).write_text(json.dumps(result, indent=1))
-    for k, v in result.items():
-        if isinstance(v, int | float):
-            print(f"{k:>10}  {v:.4f}" if isinstance(v, float) else f"{k:>10}  {v}")
+    base = evaluate.read_result(values.base) if values.base else None  # before the work
+    result = evaluate.evaluate_source(
+        config, values.model, best_of=values.best_of, cot=values.cot,
+        cache=evaluate.cache_directory() if values.cache is None else values.cache,
+        model_name=values.model_name, api_key_env=values.api_key_env,
+    )  # fmt: skip
+    print(evaluate.table(result))
+    if base:
+        result["comparison"] = evaluate.compare(result, base)
+        print(evaluate.comparison_table(result["comparison"]))
+    _write_json(values.out, result)
+
+
+def _compare(argv: list[str]) -> None:
+    from absl import flags
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_string("out", None, "write the comparison here as JSON", flag_values=v)
+
+    files, rest = argv[:2], argv[2:]
+    if len(files) < 2 or any(f.startswith("-") for f in files):
+        raise SystemExit(f"rlpt evaluate compare: expected NEW.json BASE.json\n\n{USAGE}")
+    values = _flags("evaluate compare", rest, define, config=False)
+    from rlpt import evaluate
+
+    found = evaluate.compare(*map(evaluate.read_result, files))
+    print(evaluate.comparison_table(found))
+    _write_json(values.out, found)
+
+
+def _write_json(path: str | None, value: tp.Any) -> None:
+    if path:
+        pathlib.Path(path).write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def _export(argv: list[str]) -> None:

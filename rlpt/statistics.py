@@ -118,9 +118,7 @@ def best_of_k(
     return total
 
 
-def calibration(
-    confidence: np.ndarray, correct: np.ndarray, bins: int = BINS
-) -> dict[str, tp.Any]:
+def calibration(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> dict[str, tp.Any]:
     """How well stated confidences agree with what was right.
 
     Args:

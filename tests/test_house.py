@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "optim": set(),
     "checkpoint": set(),
     "sharding": set(),
+    "statistics": set(),
+    "endpoint": {"tasks.base"},
     "tasks.base": set(),
     "verifiers.base": set(),
     "tasks": {"columns", "config", "tasks", "verifiers.base"},
