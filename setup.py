@@ -48,6 +48,7 @@ EXTRAS = {
         "mypy>=1.18",
         "pytest>=8.4",
         "pytest-timeout>=2.4",
+        "pytest-xdist>=3.8",
         "ruff>=0.14",
         "tensorboard>=2.20",  # reads event files back; works without TensorFlow
     ],

@@ -15,11 +15,10 @@ debian_packages="bubblewrap shellcheck" # a sandbox for verifiers; a linter for 
 
 # Stages of their own; what is not named here is the core.
 methods=(
-  test_advantages test_bandit test_branching test_controllers test_golden test_identities
-  test_layouts test_losses test_methods test_noise test_noise_gradients test_rewards test_scorers
-  test_tree test_verifiers_outcomes
+  tests/test_{advantages,bandit,branching,controllers,golden,identities,layouts,losses,methods}.py
+  tests/test_{noise,noise_gradients,rewards,scorers,tree,verifiers_outcomes}.py
 )
-faults=(test_checkpoint test_verifiers test_workdir)
+faults=(tests/test_{checkpoint,code,judge,sandbox,verifiers,workdir}.py)
 
 all=""
 options=(--durations=10)
@@ -102,18 +101,14 @@ fi
 if (($#)); then
   check pytest "$venv/bin/python" -m pytest "${options[@]}" "$@"
 else
-  # stage NAME FILE...: those of them that are there
+  # Files side by side, each as a whole: what a file compiles its tests share.
+  options+=(--numprocesses "$(($(nproc) < 4 ? $(nproc) : 4))" --dist loadfile)
+  # stage NAME FILE...
   stage() {
-    local name="$1" file files=()
-    shift
-    for file; do
-      [[ ! -f "tests/$file.py" ]] || files+=("tests/$file.py")
-    done
-    ((${#files[@]} == 0)) || check "$name" "$venv/bin/python" -m pytest "${options[@]}" "${files[@]}"
+    check "$1" "$venv/bin/python" -m pytest "${options[@]}" "${@:2}"
   }
   core=()
   for file in tests/test_*.py; do
-    file="$(basename "$file" .py)"
     [[ " ${methods[*]} ${faults[*]} " == *" $file "* ]] || core+=("$file")
   done
   stage core "${core[@]}"
@@ -121,7 +116,7 @@ else
   stage faults "${faults[@]}"
   for directory in tests/*/; do # further stages: one directory each
     if compgen -G "${directory}test_*.py" >/dev/null; then
-      check "$(basename "$directory")" "$venv/bin/python" -m pytest "${options[@]}" "$directory"
+      stage "$(basename "$directory")" "$directory"
     fi
   done
 fi
