@@ -97,7 +97,7 @@ def expert() -> jax.Array:
 def judge(tokens: jax.Array, mask: jax.Array, key: jax.Array) -> Table:
     """What the environment says of completions [P,G,T]: verdicts and columns of their own names.
 
-    Three verdicts are drawn: `jackpot` is 1 for one decoy in fifty; `knowable` is `right` for the
+    Three verdicts are drawn: `jackpot` is 1 for one decoy in ten; `knowable` is `right` for the
     first two prompts and a coin for the others, which falls on 1 with probability 0.3 unless the
     spare token was said; `lucky` is 1 with a probability of the prompt's, see `luck`.
     """
@@ -105,7 +105,8 @@ def judge(tokens: jax.Array, mask: jax.Array, key: jax.Array) -> Table:
     early = jnp.broadcast_to(prompts() < 2, first.shape)
     right, tricked, spare = first == target(), first == decoy(), first == SPARE
     coins = jax.random.uniform(key, (4, *tokens.shape))
-    jackpot, coin, lucky = (coins[i, ..., 0] < x for i, x in enumerate((0.02, 0.3, luck())))
+    jackpot, coin = coins[0, ..., 0] < 0.1, coins[1, ..., 0] < 0.3
+    lucky = coins[2, ..., 0] < luck()
     hard = right & (second == SPARE)
     last = mask & (jnp.arange(T) == mask.sum(-1, keepdims=True) - 1)
     steps = mask & (tokens == (prompts()[..., None] + jnp.arange(T)) % (V - 1) + 1)
@@ -116,6 +117,9 @@ def judge(tokens: jax.Array, mask: jax.Array, key: jax.Array) -> Table:
     # A sum of rewards likes this one best in the decoy's rows, a minimum in right ones.
     bait = jnp.where(jnp.arange(T) == 0, -1.0, jnp.where(last, 3.0, 0.0))
     trap = jnp.where(right[..., None], 0.5, jnp.where(tricked[..., None], bait, 0.0))
+    # Two factors of a step: being a right first token, being the second token.
+    opening = right[..., None] & (jnp.arange(T) == 0)
+    factors = jnp.stack([opening, jnp.broadcast_to(jnp.arange(T) == 1, opening.shape)], -1)
     flawless = jnp.broadcast_to(prompts() == P - 1, first.shape)
     found = (first != END) & (first != SPARE)
     verdicts = {
@@ -155,11 +159,12 @@ def judge(tokens: jax.Array, mask: jax.Array, key: jax.Array) -> Table:
         "found_step": first.astype(jnp.float32),
         "few": jnp.full(first.shape, float(P)),
         "many": jnp.full(first.shape, 1e6),
-        "rank": jnp.where(second == SPARE, 2.0, 1.0),
+        "rank": jnp.where(spare, 2.0, 1.0),
         "influence": jnp.broadcast_to(jnp.where(jnp.arange(T) == 0, 10.0, 1.0), tokens.shape),
         "start_value": jnp.zeros(first.shape),
         "episode_value": jnp.where(jnp.arange(T) == 1, tokens == SPARE, jnp.nan),
         "zeros": jnp.zeros(tokens.shape),
+        "factors": jnp.where(mask[..., None], factors, jnp.nan),
         **tree(tokens, mask),
     }
 
@@ -329,7 +334,7 @@ def slopes(
 
     def loss(out: Table) -> tuple[jax.Array, Table]:
         given = {**out, "log_ratio": out["logp"] - table["old_logp"]}
-        total, seen = jnp.float32(0), {}
+        total, seen = jnp.float32(0), dict[str, jax.Array]()
         for term, w, n in zip(terms, weights, numbers, strict=True):
             value, extra = term.evaluate(table, given, n)
             total += n["coef"] * jnp.sum(jnp.where(w != 0, value * w, 0.0))
@@ -355,9 +360,10 @@ def _program(key: tp.Any, make: tp.Callable[[], tp.Any], level: int = 1) -> tp.A
     all arms share, 0 for those of one method.
     """
     if (key := repr(key)) not in PROGRAMS:
-        options = {"xla_backend_optimization_level": level}
-        if level == 0:
-            options["xla_llvm_disable_expensive_passes"] = True
+        options = {
+            "xla_backend_optimization_level": level,
+            "xla_llvm_disable_expensive_passes": level == 0,
+        }
         PROGRAMS[key] = jax.jit(make(), compiler_options=options)
     return PROGRAMS[key]
 

@@ -74,8 +74,8 @@ SPREAD: Expectation = {"entropy": (0.5, 2.0), "right": (0.3, 1.0)}
 # Tokens behind the first earn nothing: where credit says so, their law hardly moves.
 LATER_FREE: Expectation = {"later_entropy": (1.7, 1.8)}
 
-ACCEPTED = dict(verdicts={"accepted": 1.0})  # three first tokens are right
-NOTHING = dict(verdicts={"right": 0.0})
+ACCEPTED: Entry = dict(verdicts={"accepted": 1.0})  # three first tokens are right
+NOTHING: Entry = dict(verdicts={"right": 0.0})
 NO_BASELINE = "tests.toy:greedy_advantage"  # A = r
 DR_GRPO = dict(advantage=("group.dr_grpo",))
 NO_BONUS = "no bonus"
@@ -92,10 +92,10 @@ BY_EDGES = dict(fn="strata.by_edges", reads=dict(column="verdict/decoy"), edges=
 BY_ID = dict(fn="strata.by_id", reads=dict(column="tricked"), count=2)
 KNOWN = dict(fn="noise.known_rates", fp_rate=FP, fn_rate=FN)
 APPEAL = dict(fn="appeals.lodge", reads=dict(second="verdict/right"), probability=0.25)
-APPEAL_ALL = {**APPEAL, "positives": True}
+APPEAL_ALL = {**APPEAL, "positives": True, "probability": 0.5}
 POOLED = dict(fn="appeals.pooled", probability=0.25)
 STRATIFIED = dict(fn="appeals.stratified", probability=0.25, shrink=5.0)
-BOTH = dict(fn="appeals.stratified_both", shrink=5.0)
+BOTH = dict(fn="appeals.stratified_both", decay=0.98, shrink=2.0)
 RATE_FOUND: Expectation = {"metrics/fn_rate": (0.25, 0.5)}
 UNKNOWN = "rates taken as 0"
 ONE_RATE = "one rate for all strata"
@@ -117,8 +117,8 @@ def known(**advantage: tp.Any) -> Case:
 
 
 def baseline(advantage: str) -> Case:
-    """Learns from rewards of 5 and 6, which takes a baseline."""
-    full = dict(shaping=(dict(fn="shaping.affine", shift=5.0),), advantage=(advantage,))
+    """Learns from rewards of 20 and 21, which takes a baseline."""
+    full = dict(shaping=(dict(fn="shaping.affine", shift=20.0),), advantage=(advantage,))
     return case(LEARNS, "no baseline: A = r", dict(advantage=(NO_BASELINE,)), **full)
 
 
@@ -133,6 +133,7 @@ VERL = dict(
     fn="hidden.verl",
     reads=dict(effective_rank="rank", rank_velocity="few", rank_acceleration="few"),
     weight=1.0,
+    kappa=1.0,
 )
 WEIGHTS = dict(fn="selection.pf_ppo_weights", kind="power", power=1.0)
 REWEIGHTED = dict(advantage=("group.grpo", "group.reweight"))
@@ -255,15 +256,20 @@ ADVANTAGES: dict[str, Case] = {
         {"steps": (0.9, 1.0)}, "no rewards of turns", IGPO, dict(reads=dict(step_rewards="zeros"))
     ),
     "influence.thr": credited(
-        LEARNS | LATER_FREE,
+        LEARNS | {"update/first_credit": (1.5, 3.0)},
         "all tokens are kept",
         dict(fn="influence.thr", p=0.5, keep=0.2),
         dict(keep=1.0),
         first=("group.grpo",),
-        steps=90,
     ),
     "hidden.verl": credited(
-        LEARNS | {"second": (0.16, 1.0)}, NO_BONUS, VERL, dict(weight=0.0), first=("group.grpo",)
+        {"accepted": (0.9, 1.0), "spare": (0.5, 1.0)},
+        NO_BONUS,
+        VERL,
+        dict(weight=0.0),
+        first=("group.grpo",),
+        steps=100,
+        **ACCEPTED,
     ),
     "exploration.historical": credited(
         VARIED,
@@ -479,8 +485,8 @@ DARLING = dict(fn="outcomes.darling", reads=dict(diversity_class="answer_id"), f
 NO_DIVERSITY = "no diversity in the reward (a floor of 1)"
 SHIFT_DOWN = dict(fn="shaping.affine", shift=-2.0)
 # Three whole completions are right.
-FEW: Expectation = {"brief": (0.75, 1.0), "variety": (2.3, 3.0)}
-BRIEF = dict(verdicts={"brief": 1.0}, steps=100)
+FEW: Expectation = {"brief": (0.75, 1.0), "variety": (2.1, 3.0)}
+BRIEF: Entry = dict(verdicts={"brief": 1.0}, steps=100)
 RECAP = dict(fn="controllers.recap", names=("right", "lucky"), temperature=0.5)
 FEW_ROWS: Expectation = {"update/rows": (2 / G, 2 / G)}
 
@@ -584,7 +590,7 @@ REWARDS: dict[str, Case] = {
         BOTH,
         dict(shrink=1e9),
         first=(CHANNEL, BY_EDGES, APPEAL_ALL),
-        steps=90,
+        steps=100,
         **BACKWARD,
     ),
     "answers.of_completions": shaped(
@@ -599,7 +605,7 @@ REWARDS: dict[str, Case] = {
     "answers.visits": credited(
         FEW,
         NO_BONUS,
-        {**HISTORICAL, "coef": 0.5},
+        {**HISTORICAL, "coef": 1.5},
         dict(coef=0.0),
         first=("group.dr_grpo",),
         shaping=("answers.of_completions", "answers.visits"),
@@ -633,6 +639,13 @@ REWARDS: dict[str, Case] = {
         RECAP,
         dict(temperature=1e9),
         verdicts={"right": 1.0, "lucky": 1.0},
+    ),
+    "latent.lare": shaped(
+        LEARNS | LATER_FREE,
+        "the model of the factors is not fitted",
+        dict(fn="latent.lare", lr=0.1),
+        dict(lr=0.0),
+        advantage=("returns.suffix",),
     ),
     "nodes.leaf_rewards": shaped(
         LEARNS,
@@ -688,6 +701,7 @@ REWARDS: dict[str, Case] = {
         "another verdict as that on consistency",
         dict(fn="outcomes.stable_reinforce", reads=CONSISTENT),
         dict(reads={**CONSISTENT, "consistent": "verdict/ended"}),
+        steps=100,
     ),
     "outcomes.darling": shaped(
         VARIED, NO_DIVERSITY, DARLING, dict(floor=1.0), steps=120, **ACCEPTED, **DR_GRPO
@@ -722,7 +736,7 @@ REWARDS: dict[str, Case] = {
         "a bound of 1000: a rare prize for the decoy wins",
         dict(fn="shaping.clip", high=1.0),
         dict(high=1e3),
-        verdicts={"right": 1.0, "jackpot": 1e3},
+        verdicts={"right": 1.0, "jackpot": 200.0},
         **DR_GRPO,
     ),
     "shaping.min_shift": case(
@@ -814,6 +828,8 @@ EXEMPT: dict[str, dict[str, str]] = {
         "surrogates.clip_metrics": MEASURES,
     },
     "rewards": {
+        "latent.decomposition_loss": "a part of latent.lare",
+        "latent.proxy": "a part of latent.lare",
         "progress.progress": "a part of progress.progress_bonus",
         "progress.regret": MEASURES,
     },
