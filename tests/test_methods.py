@@ -114,6 +114,12 @@ def test_config_names_paper_and_command(name):
     assert f"rlpt train --config configs/{name}.py --workdir " in doc
 
 
+def test_the_readme_lists_every_method():
+    section = (ROOT / "README.md").read_text().partition("## Methods")[2].partition("\n\nWhat")[0]
+    cells = [line.split("|")[2] for line in section.splitlines() if line.startswith("|")]
+    assert set(re.findall(r"\w+", " ".join(cells))) - {"---"} == {*METHODS.values()}
+
+
 def test_the_trainer_names_no_method():
     """A method that needs a line there is not a config."""
     names = {"ppo", *METHODS.values()}
