@@ -8,6 +8,7 @@ which need no script.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -79,7 +80,7 @@ class _Frame:
         self.x0, self.x1 = min(xs), max(xs)
         flat = 1e-5 * max(abs(low), abs(high))  # rounding errors are not worth a picture
         if not high - low > flat:
-            low, high = low - (abs(low) or 1) * 0.1, high + (abs(high) or 1) * 0.1
+            low, high = low - abs(low) * 0.1, high + (abs(high) or 1) * 0.1
         self.y0, self.y1 = low, high
 
     def x(self, value: float) -> float:
@@ -210,9 +211,17 @@ def line_chart(
 
 
 def stack_chart(
-    title: str, parts: tp.Mapping[str, Series], *, note: str = "", points: int = 100
+    title: str,
+    parts: tp.Mapping[str, Series],
+    *,
+    note: str = "",
+    colours: tp.Sequence[int] = (),
+    points: int = 100,
 ) -> markupsafe.Markup:
-    """A figure of areas on top of each other; a part without a value at a step counts as 0."""
+    """A figure of areas on top of each other; a part without a value at a step counts as 0.
+
+    colours: of the parts, by default in order; a colour's second part is paler.
+    """
     steps = sorted({x for series in parts.values() for x in series})
     if not steps:
         return markupsafe.Markup("")
@@ -226,9 +235,12 @@ def stack_chart(
     top = max(sum(max(series[x], 0.0) for series in thinned.values()) for x in xs)
     frame = _Frame(xs, 0.0, top)
     body, legend, below = [], [], dict.fromkeys(xs, 0.0)
+    used: collections.Counter[int] = collections.Counter()
     for nth, (name, part) in enumerate(thinned.items()):
         above = {x: below[x] + max(part[x], 0.0) for x in xs}
-        kind = f"c{nth % COLOURS} p{min(nth // COLOURS, 2)}"
+        colour = (colours[nth] if colours else nth) % COLOURS
+        kind = f"c{colour} p{min(used[colour], 2)}"
+        used[colour] += 1
         body.append(f'<path class="area {kind}" d="{frame.area(below, above)}"/>')
         legend.append((f"swatch {kind}", name))
         below = above

@@ -95,6 +95,7 @@ def _fill(found: tp.Sequence[Run], sample: rollouts.Sample) -> bytes:
         changed=changed[:_SETTINGS],
         more_changed=max(len(changed) - _SETTINGS, 0),
         rule=alarm.RULE,
+        window=alarm.WINDOW,
         sections=panels.sections(settings, panels.tree_means(sample.statistics)),
         seeds=any(len(setting.runs) > 1 for setting in settings),
         sample=sample,
@@ -111,6 +112,7 @@ def _fill(found: tp.Sequence[Run], sample: rollouts.Sample) -> bytes:
 def _summary(run: Run) -> dict[str, tp.Any]:
     """What the table of runs and the list of warnings show of a run."""
     held_out = [s for name in ("eval/pass@1", "eval/greedy") if (s := run.series(name))]
+    evaluations = alarm.held_out(run)
     problems = list(dict.fromkeys(run.problems))
     scores = list(held_out[0].values()) if held_out else []
     rewards = list(run.series("reward/mean").values())
@@ -130,7 +132,8 @@ def _summary(run: Run) -> dict[str, tp.Any]:
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items())
         if isinstance(versions, dict)
         else "",
-        "alarm": alarm.hacking(run.series("reward/mean"), alarm.held_out(run)),
+        "alarm": alarm.hacking(run.series("reward/mean"), evaluations),
+        "evaluations": len(evaluations),
         "remarks": alarm.remarks(run),
         "problems": problems[:_PROBLEMS],
         "more_problems": max(len(problems) - _PROBLEMS, 0),

@@ -22,12 +22,16 @@ _POINTS = 60_000  # points of all lines of a page together
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """A chart of the metrics that match `pattern` as a whole."""
+    """A chart of the metrics that match `pattern` as a whole.
+
+    several: another pattern for several settings, where lines would be too many; "": the same.
+    """
 
     title: str
     pattern: str
     note: str = ""
     y_range: tuple[float, float] | None = None
+    several: str = ""
 
 
 _SCORES = r"pass@\d+|greedy"
@@ -39,8 +43,15 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             "Training reward and held-out score",
             r"reward/mean|eval/(pass@1|greedy)",
             "what the estimator sees, against prompts that are never trained on",
+            several=r"reward/mean|eval/pass@1",
         ),
-        Panel("Held-out scores", rf"eval/({_SCORES})", "unbiased pass@k", UNIT),
+        Panel(
+            "Held-out scores",
+            rf"eval/({_SCORES})",
+            "unbiased pass@k",
+            UNIT,
+            several=r"eval/(greedy|pass@8)",
+        ),
         Panel("Held-out scores by task", rf"eval/.+/({_SCORES})", "", UNIT),
         Panel(
             "Reward before and after shaping",
@@ -56,10 +67,10 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel("KL", r".*/kl(_.*)?"),
         Panel("Sampler gap", r".*sampler_gap.*", "|log-prob of the sampler − of the scorer|"),
         Panel("Gradient norm", r".*grad_norm"),
-        Panel("Losses", r"(.+/)?loss/.+"),
+        Panel("Losses", r"(.+/)?loss/.+", several=r"(.+/)?loss/total"),
         Panel("Largest advantage", r"advantage/.+"),
     ),
-    "Rollouts": (
+    "Lengths and outcomes": (
         Panel("Length", r"(rollout|eval)/length", "tokens a completion"),
         Panel("Truncated", r"(rollout|eval)/truncated", "share cut by the length limit", UNIT),
         Panel("Rows", r"rollout/(rows|masked_rows)", "masked: without a verdict, left out"),
@@ -82,6 +93,15 @@ PANELS: dict[str, tuple[Panel, ...]] = {
 }
 _STACKED = ("verify/", "time/")  # prefixes of stacked charts
 _NOT_STACKED = {"time/compilations"}
+# outcome -> colour: what is right looks the same on every page
+_OUTCOMES = {
+    "correct": 2,
+    "incorrect": 1,
+    "unparsable": 4,
+    "timeout": 3,
+    "crash": 0,
+    "invalid": 5,
+}
 
 
 @dataclasses.dataclass
@@ -117,6 +137,8 @@ def sections(
         for panel in panels:
             matching = [n for n in names if re.fullmatch(panel.pattern, n)]
             claimed.update(matching)
+            if panel.several and len(settings) > 1:
+                matching = [n for n in matching if re.fullmatch(panel.several, n)]
             chosen[title].append((panel, matching))
     rest = [n for n in names if n not in claimed]
     drawn = sum(len(m) for pairs in chosen.values() for _, m in pairs) + min(len(rest), _REST)
@@ -127,12 +149,12 @@ def sections(
         figures = [_panel(settings, panel, matching, points) for panel, matching in pairs]
         if title == "Learning":
             figures.insert(2, _pass_at_k(settings))
-        if title == "Rollouts":
+        if title == "Lengths and outcomes":
             figures += _stacks(settings, "verify/", "Outcomes of the verifiers", "rows a step")
         if title == "Time":
             figures += _stacks(settings, "time/", "Time by stage", "seconds a step")
         out.append(Section(title, figures))
-        if title == "Rollouts":
+        if title == "Lengths and outcomes":
             note = "Of the groups in the inspector below; V is the mean reward below a prefix."
             out.append(Section("Trees of prefixes", _trees(settings, trees, points), note))
     figures = [_panel(settings, Panel(n, re.escape(n)), [n], points) for n in rest[:_REST]]
@@ -213,11 +235,16 @@ def _stacks(
     out = []
     for run in runs[:_STACKS]:
         names = sorted({k for row in run.metrics for k in row if k.startswith(prefix)})
-        parts = {n.removeprefix(prefix): run.series(n) for n in names if n not in _NOT_STACKED}
+        every = {n.removeprefix(prefix): run.series(n) for n in names if n not in _NOT_STACKED}
+        parts = {name: series for name, series in every.items() if series}
+        colours = [
+            _OUTCOMES.get(n.rpartition("/")[2], charts.COLOURS - 1) if prefix == "verify/" else i
+            for i, n in enumerate(parts)
+        ]
         small = f"{run.name}, {note}" if len(runs) > 1 else note
         if len(runs) > _STACKS:
             small += f"; the first {_STACKS} runs are drawn"
-        out.append(charts.stack_chart(title, {k: v for k, v in parts.items() if v}, note=small))
+        out.append(charts.stack_chart(title, parts, note=small, colours=colours))
     return out
 
 

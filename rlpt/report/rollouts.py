@@ -87,25 +87,33 @@ class Pieces:
         return short(visible(text), _TEXT["piece"]) or None
 
 
-def tokenizer_file(run: Run) -> pathlib.Path | None:
-    """tokenizer.json of the run's export, or of the directory that its model came from.
+def tokenizer_files(runs: tp.Sequence[Run]) -> list[pathlib.Path | None]:
+    """tokenizer.json by run: of its export, of the directory that its model came from, or of
+    the export of another of the runs that started from the same model.
 
     One that is damaged is named in run.problems, and counts as none.
     """
     import tokenizers
 
-    model = run.config.get("model")
-    source = model.get("source") if isinstance(model, dict) else None
-    places = [run.path / "export", *([pathlib.Path(source)] if isinstance(source, str) else [])]
-    for place in places:
-        file = place / "tokenizer.json"
-        if file.is_file():
-            try:
-                tokenizers.Tokenizer.from_file(str(file))
-                return file
-            except Exception as e:  # the library raises nothing narrower
-                run.problems.append(f"{place.name}/tokenizer.json: {short(str(e), 80)}")
-    return None
+    found: list[pathlib.Path | None] = []
+    shared: dict[str, pathlib.Path] = {}
+    sources = []
+    for run in runs:
+        model = run.config.get("model")
+        source = model.get("source") if isinstance(model, dict) else None
+        sources.append(source if isinstance(source, str) else "")
+        found.append(None)
+        for place in (run.path / "export", pathlib.Path(sources[-1] or run.path)):
+            file = place / "tokenizer.json"
+            if found[-1] is None and file.is_file():
+                try:
+                    tokenizers.Tokenizer.from_file(str(file))
+                    found[-1] = file
+                    shared.setdefault(sources[-1], file)
+                except Exception as e:  # the library raises nothing narrower
+                    run.problems.append(f"{place.name}/tokenizer.json: {short(str(e), 80)}")
+    shared.pop("", None)
+    return [file or shared.get(source) for file, source in zip(found, sources, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +188,7 @@ def sample(runs: tp.Sequence[Run], budget: int) -> Sample:
     does, and it is left out where that is not enough.
     """
     every = [g for number, run in enumerate(runs) for g in groups(run, number)]
-    sources = [tokenizer_file(run) for run in runs]
+    sources = tokenizer_files(runs)
     pieces = Pieces()
     chosen: dict[int, Row] = {}
     statistics = []

@@ -2,7 +2,7 @@
 
 Nothing is locked and nothing is written.  A file that is missing, still being written or
 damaged costs what it would have told, and is named in `Run.problems`.  Runs that differ in
-nothing but their seed are one setting.
+nothing but their seed, and in what they leave behind, are one setting.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rlpt import metrics
 Row = metrics.Row
 
 _EVAL = re.compile(r"eval_(\d+)\.json")
+_NO_MATTER = re.compile(r"seed|export|debug|(log|checkpoint|pool)\..+")  # settings of one curve
 _SHOWN_VALUE = 300  # characters of a setting
 
 
@@ -64,7 +65,7 @@ class Run:
 
 @dataclasses.dataclass
 class Setting:
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ in nothing but their seed, and in what they leave behind."""
 
     label: str
     runs: list[Run]
@@ -121,7 +122,7 @@ def settings(runs: tp.Sequence[Run]) -> list[Setting]:
     """The runs by setting, in the order given; a run without config_diff.json is its own."""
     found: dict[str, list[Run]] = {}
     for run in runs:
-        changed = sorted((k, v) for k, v in run.changed.items() if k != "seed")
+        changed = sorted((k, v) for k, v in run.changed.items() if not _NO_MATTER.fullmatch(k))
         known = (run.path / "config_diff.json").exists()
         found.setdefault(repr(changed) if known else str(run.path), []).append(run)
     out = []

@@ -156,7 +156,7 @@ function tree(group) {
   nodes.forEach(n => { if (n.parent >= 0) nodes[n.parent].children.push(n); });
   let leaves = 0, deepest = 0;
   nodes.forEach(n => { n.level = n.parent < 0 ? 0 : nodes[n.parent].level + 1; deepest = Math.max(deepest, n.level); });
-  const WIDE = 190, HIGH = 34;
+  const WIDE = 216, HIGH = 34;
   const stack = [nodes[0]];
   const order = [];
   while (stack.length) { const n = stack.pop(); order.push(n); stack.push(...[...n.children].reverse()); }
@@ -168,14 +168,15 @@ function tree(group) {
   const range = Math.max(...rewards) - Math.min(...rewards) || 1;
   nodes.forEach((n, i) => {
     const x = n.level * WIDE + 14, up = n.parent < 0 ? null : nodes[n.parent];
-    if (up) svg.append(draw('path', {class: 'edge', d: `M${up.level * WIDE + 14} ${up.y}C${x - 90} ${up.y} ${x - 100} ${n.y} ${x} ${n.y}`}));
     const change = up ? n.value - up.value : 0;
     const circle = draw('circle', {cx: x, cy: n.y, r: 4 + 2 * Math.sqrt(n.rows), fill: colour(change / range), 'data-node': i});
     const short = n.text.length > 17 ? n.text.slice(0, 16) + '…' : n.text;
     const name = n.to > n.from ? short.replaceAll('\n', '↵') : up ? '(end)' : '(start)';
     const at = x + 8 + 2 * Math.sqrt(n.rows);
-    svg.append(circle, draw('text', {class: 'piece', x: at, y: n.y - 2, 'data-node': i}, name),
-      draw('text', {x: at, y: n.y + 11}, 'V ' + digits(n.value) + (n.rows > 1 ? '  n ' + n.rows : '  #' + (n.row + 1))));
+    const worth = 'V ' + digits(n.value) + (n.rows > 1 ? '  n ' + n.rows : '  #' + (n.row + 1));
+    n.right = at + 7 * Math.max(name.length, worth.length) + 4;
+    if (up) svg.append(draw('path', {class: 'edge', d: `M${up.right} ${up.y}C${x - 40} ${up.y} ${x - 40} ${n.y} ${x} ${n.y}`}));
+    svg.append(circle, draw('text', {class: 'piece', x: at, y: n.y - 2, 'data-node': i}, name), draw('text', {x: at, y: n.y + 11}, worth));
   });
   $('tree').replaceChildren(svg);
 }
