@@ -81,6 +81,7 @@ METHODS = {
     "adaptive KL": "adaptive_kl",
     "adaptive entropy": "adaptive_entropy",
     "overlong completions": "overlong",
+    "a model as the judge": "judge",
 }
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 MODEL = "toy:vocab=24,layers=1,width=16,heads=2,kv_heads=1,ff=16"

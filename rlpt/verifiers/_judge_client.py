@@ -103,10 +103,19 @@ class Client:
           breaker, cooldown: of `Breaker`.
           max_bytes: of a response's body.
         """
+        import httpx
+        import tenacity
+
         self._url = base_url.rstrip("/") + "/chat/completions"
         self._key = key
-        self._concurrency, self._attempts, self._timeout = concurrency, attempts, timeout
-        self._max_bytes = max_bytes
+        self._concurrency, self._timeout, self._max_bytes = concurrency, timeout, max_bytes
+        self._tls = httpx.create_ssl_context(trust_env=False)
+        self._retried = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(lambda e: isinstance(e, Failure) and e.retry),
+            stop=tenacity.stop_after_attempt(attempts),
+            wait=tenacity.wait_random_exponential(multiplier=0.25, max=8.0),
+            reraise=True,
+        )
         self.breaker = Breaker(breaker, cooldown)
         self._resume = 0.0  # time.monotonic() before which the server wants no request
         self._end = 0.0  # of the call that runs
@@ -135,16 +144,9 @@ class Client:
         self, bodies: collections.abc.Sequence[dict[str, tp.Any]], deadline: float, then: Then
     ) -> None:
         import httpx
-        import tenacity
 
         self._end = time.monotonic() + deadline
         free = asyncio.Semaphore(self._concurrency)
-        retried = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda e: isinstance(e, Failure) and e.retry),
-            stop=tenacity.stop_after_attempt(self._attempts),
-            wait=tenacity.wait_random_exponential(multiplier=0.25, max=8.0),
-            reraise=True,
-        )
 
         async def attempt(body: dict[str, tp.Any]) -> str:
             async with free:
@@ -154,14 +156,14 @@ class Client:
 
         async def one(i: int) -> None:
             try:
-                text: str | Failure = await retried(attempt, bodies[i])
+                text: str | Failure = await self._retried(attempt, bodies[i])
             except Failure as failure:
                 text = failure
             then(i, text)
 
         # No proxy or .netrc of the environment and no redirects: the key goes to one place only.
         # `_attempt` bounds the time.
-        async with httpx.AsyncClient(timeout=None, trust_env=False) as http:
+        async with httpx.AsyncClient(timeout=None, trust_env=False, verify=self._tls) as http:
             alone = 1 if self.breaker.tripped else 0  # one finds out whether the service is back
             with contextlib.suppress(TimeoutError):  # the caller knows which are missing
                 async with asyncio.timeout(deadline):

@@ -74,9 +74,6 @@ _BOUNDS: dict[str, tuple[tuple[type, ...], float, float]] = {  # types, lowest, 
 
 def _prepare(**settings: tp.Any) -> None:
     """At the start of a worker: slow imports, and what is wrong with the settings."""
-    import httpx  # noqa: F401
-    import tenacity  # noqa: F401
-
     settings = {**(judge.__kwdefaults__ or {}), **settings}
     _checked(settings)
     _client_of(**_client_settings(settings))
