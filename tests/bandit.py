@@ -489,6 +489,24 @@ def observe(table: Table, out: Table, slope: Table, seen: Table) -> Table:
 # ---- training
 
 
+def start(seeds: int, policy: str) -> tuple[jax.Array, Params]:
+    """A key and a state for each seed.  policy: as `init`."""
+    keys = jax.random.split(jax.random.key(0), seeds)
+    make = functools.partial(init, policy=policy)
+    return keys, _program(("init", policy), lambda: jax.vmap(make))(keys)
+
+
+def sample(state: Params, visits: jax.Array, keys: jax.Array, arm: Arm) -> tp.Any:
+    """`draw` for each seed."""
+    program = _program("draw", lambda: jax.vmap(draw, in_axes=(0, 0, 0, None, None)))
+    return program(state, visits, keys, arm.bias, arm.experts)
+
+
+def quantities(state: Params) -> Table:
+    """`measure` for each seed."""
+    return _program("measure", lambda: jax.vmap(measure))(state)
+
+
 def train(arm: Arm, seeds: int, policy: str = "table") -> Quantities:
     """Trains `seeds` policies side by side.  policy: as `init`.
 
@@ -499,21 +517,18 @@ def train(arm: Arm, seeds: int, policy: str = "table") -> Quantities:
     terms = tuple(learner.make_term(spec) for spec in arm.loss)
     credit, differentiate = _chain_program(chain), _loss_program(terms)
     per_seed = functools.partial(jax.tree.map, lambda x: jnp.broadcast_to(x, (seeds, *x.shape)))
-    keys = jax.random.split(jax.random.key(0), seeds)
     fold = _program("fold", lambda: jax.vmap(jax.random.fold_in, in_axes=(0, None)))
-    start = functools.partial(init, policy=policy)
-    state = _program(("init", policy), lambda: jax.vmap(start))(keys)
-    sample = _program("draw", lambda: jax.vmap(draw, in_axes=(0, 0, 0, None, None)))
     forward = _program("outputs", lambda: jax.vmap(outputs))
     update = _program("apply", lambda: jax.vmap(apply))
     look = _program("observe", lambda: jax.vmap(observe))
+    keys, state = start(seeds, policy)
     memory, visits = per_seed(chain.init()), jnp.zeros((seeds, P, V))
     rows = np.ones((P, G), bool)
     rows[-1, 2:] = not arm.missing
     log: dict[str, list[jax.Array]] = {}
     for step in range(arm.steps):
         key = fold(keys, step)
-        table, visits = sample(state, visits, key, arm.bias, arm.experts)
+        table, visits = sample(state, visits, key, arm)
         table["row_mask"] = per_seed(jnp.asarray(rows))
         table, memory = credit(table, memory, chain.numbers(step), key, step)
         metrics = {k: table.pop(k) for k in list(table) if k.startswith("metrics/")}
@@ -527,6 +542,5 @@ def train(arm: Arm, seeds: int, policy: str = "table") -> Quantities:
                 metrics |= {f"update/{k}": v for k, v in look(table, out, slope, seen).items()}
         for k, v in metrics.items():
             log.setdefault(k, []).append(v)
-    end = _program("measure", lambda: jax.vmap(measure))(state)
     means = {k: jnp.nanmean(jnp.stack(v), 0) for k, v in log.items()}
-    return {k: np.asarray(v) for k, v in {**end, **means}.items()}
+    return {k: np.asarray(v) for k, v in {**quantities(state), **means}.items()}

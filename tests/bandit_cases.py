@@ -733,7 +733,7 @@ REWARDS: dict[str, Case] = {
     ),
     "shaping.clip": shaped(
         LEARNS,
-        "a bound of 1000: a rare prize for the decoy wins",
+        "a bound of 1000: a rare prize of 200 for the decoy wins",
         dict(fn="shaping.clip", high=1.0),
         dict(high=1e3),
         verdicts={"right": 1.0, "jackpot": 200.0},

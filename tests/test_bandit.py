@@ -106,13 +106,12 @@ def test_the_committed_table_has_every_row():
 
 
 @functools.cache
-def batch(bias=0.0, policy="transformer"):
+def batch(bias=0.0, policy="table"):
     """One seed's state and table of columns."""
-    key = jax.random.key(3)
-    state = jax.jit(functools.partial(bandit.init, policy=policy))(key)
-    draw = jax.jit(bandit.draw)
-    table, _ = draw(state, jnp.zeros((bandit.P, bandit.V)), key, bias, 0)
-    return state, table
+    keys, state = bandit.start(SEEDS, policy)
+    visits = jnp.zeros((SEEDS, bandit.P, bandit.V))
+    table, _ = bandit.sample(state, visits, keys, bandit.Arm(bias=bias))
+    return jax.tree.map(lambda x: x[0], (state, table))
 
 
 def test_batches_are_valid_tables():
@@ -127,9 +126,9 @@ def test_batches_are_valid_tables():
 
 
 def test_the_sampler_says_which_law_it_drew_from():
-    _, table = batch(policy="table")
+    _, table = batch()
     np.testing.assert_allclose(table["sampler_logp"], table["old_logp"], atol=1e-6)
-    _, biased = batch(bias=1.5, policy="table")
+    _, biased = batch(bias=1.5)
     gap = np.asarray(biased["sampler_logp"] - biased["old_logp"])
     decoy = np.asarray(biased["verdict/decoy"]) > 0
     assert (gap[decoy, 0] > 0.5).all(), "the decoy is likelier under the sampler"
@@ -138,41 +137,34 @@ def test_the_sampler_says_which_law_it_drew_from():
 
 
 def test_quantities_count_every_completion_once():
-    state, _ = batch(policy="table")
+    state, _ = batch()
     tokens, mask = bandit.completions()
     assert tokens.shape[1] == 1 + 5 + 25 + 125, "ended by the 1st, 2nd, 3rd token, or not"
     logp = bandit.outputs(state["params"], bandit.context(jnp.asarray(tokens), jnp.asarray(mask)))
     np.testing.assert_allclose(np.exp(logp["logp"].sum(-1)).sum(-1), 1.0, rtol=1e-5)
-    at_start = jax.jit(bandit.measure)(state)
-    assert at_start["right"] == pytest.approx(1 / 6, abs=0.02), "chance"
-    assert at_start["entropy"] == pytest.approx(np.log(6), abs=0.01)
-    assert at_start["truncated"] == pytest.approx((5 / 6) ** 3, abs=0.02)
-    assert abs(float(at_start["kl"])) < 1e-6, "the policy is its own reference"
+    at_start = bandit.quantities(bandit.start(SEEDS, "table")[1])
+    np.testing.assert_allclose(at_start["right"], 1 / 6, atol=0.02, err_msg="chance")
+    np.testing.assert_allclose(at_start["entropy"], np.log(6), atol=0.01)
+    np.testing.assert_allclose(at_start["truncated"], (5 / 6) ** 3, atol=0.02)
+    np.testing.assert_allclose(at_start["kl"], 0.0, atol=1e-6, err_msg="its own reference")
 
 
-MEAN = dict(aggregate="aggregate.sequence_mean_token_mean")
-UPDATES = {
-    "policy and k3": (
-        dict(
-            surrogate="surrogates.ppo_clip",
-            ratio="ratios.sequence",
-            corrections=("corrections.token_tis",),
-            **MEAN,
-        ),
-        dict(fn="penalties.k3", coef=0.1),
-    ),
-    "pacs and entropy": (
-        dict(fn="penalties.pacs", **MEAN),
-        dict(fn="penalties.entropy_bonus", coef=0.1),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", UPDATES)
-def test_the_update_is_the_learners(name):
+def test_the_update_is_the_learners():
     """The shared pull-back gives the parameters that one step of a run's learner gives."""
-    arm = bandit.Arm(loss=UPDATES[name], bias=1.5)
-    state, table = batch(bias=arm.bias)
+    mean = dict(aggregate="aggregate.sequence_mean_token_mean")
+    surrogate = dict(
+        surrogate="surrogates.ppo_clip",
+        ratio="ratios.sequence",
+        corrections=("corrections.token_tis",),
+        **mean,
+    )
+    penalties = (
+        dict(fn="penalties.k3", coef=0.1),
+        dict(fn="penalties.entropy_bonus", coef=0.1),
+        dict(fn="penalties.pacs", **mean),
+    )
+    arm = bandit.Arm(loss=(surrogate, *penalties), bias=1.5)
+    state, table = batch(arm.bias, "transformer")
     chain = bandit.make_chain(arm)
     table, _ = chain(table, chain.init(), chain.numbers(0), jax.random.key(0), jnp.int32(0))
     table = {k: v for k, v in table.items() if not k.startswith("metrics/")}
