@@ -44,8 +44,8 @@ of the entropy). All quantities are exact, by counting all completions; those un
 `metrics/` are means over the updates. What each is, and how the batch is made, stands in
 `tests/bandit.py`.
 
-A row: what the method must do; how many of {table} seeds do, the policy being a table of logits; the
-lowest and highest value over the seeds. Then the same with one planted change, after which no seed
+A row: what the method must do; how many of {table} seeds do, the policy being a table of logits;
+the lowest and highest value over the seeds. Then the same with one planted change, after which no seed
 may. The last column is the toy transformer: of {transformer} seeds with the same settings (learning
 rate 0.02 instead of 0.2), how many of the method, how many of its ablation. It is no test: the
 ranges were made for the table, and in the transformer what is learnt of one prompt or place moves
