@@ -1,6 +1,6 @@
 """The bandit of tests/bandit.py with more seeds and on the toy transformer too.
 
-  python -m benchmarks.bandit                       # all rows: minutes of a CPU core
+  python -m benchmarks.bandit                       # all rows: seven minutes of a core
   python -m benchmarks.bandit group.grpo ratios.token  # these rows only; the others stay
 
 writes benchmarks/results/bandit.json and docs/bandit.md.
@@ -45,11 +45,11 @@ of the entropy). All quantities are exact, by counting all completions; those un
 `tests/bandit.py`.
 
 A row: what the method must do; how many of {table} seeds do, the policy being a table of logits;
-the lowest and highest value over the seeds. Then the same with one planted change, after which no seed
-may. The last column is the toy transformer: of {transformer} seeds with the same settings (learning
-rate 0.02 instead of 0.2), how many of the method, how many of its ablation. It is no test: the
-ranges were made for the table, and in the transformer what is learnt of one prompt or place moves
-the others.
+the lowest and highest value over the seeds. Then the same with one planted change, after which no
+seed may. The last column is the toy transformer: of {transformer} seeds with the same settings
+(learning rate 0.02 instead of 0.2), how many of the method, how many of its ablation. It is no
+test: the ranges were made for the table, and in the transformer what is learnt of one prompt or
+place moves the others.
 """
 LEFT = """\
 On the table {table} of {rows} rows hold for every seed and for no seed of their ablation; on the
