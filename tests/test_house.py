@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "probe": {"chain", "columns", "config"},
     "learner": {"columns", "config", "losses", "models", "optim", "scoring", "sharding"},
     "learners": {"columns", "config", "learner", "models", "records", "scoring", "sharding"},
-    "report": {"columns", "metrics", "report"},
+    "report": {"columns", "metrics", "report", "statistics"},
 }
 MATHEMATICS = ("rewards", "advantages", "losses")
 HOST = ("tasks", "verifiers", "metrics")  # run in processes that never load jax

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 import re
 import typing as tp
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from rlpt.report import charts, curves
 from rlpt.report.runs import Setting, is_number
+from rlpt.statistics import bootstrap, pass_at_k
 
 UNIT = (0.0, 1.0)
 _REST = 30  # charts of metrics that no panel claims
@@ -248,19 +248,6 @@ def _stacks(
     return out
 
 
-def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """1 - C(n-c, k) / C(n, k), exactly; arXiv 2107.03374."""
-    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
-
-
-def bootstrap(values: tp.Sequence[float], draws: int = 1000) -> tuple[float, float]:
-    """The middle 95 % of the means of resampled values, by a fixed seed."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(np.asarray(values), (draws, len(values))).mean(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
-
-
 def _pass_at_k(settings: tp.Sequence[Setting]) -> markupsafe.Markup:
     """pass@k over k, of the first and the last evaluation of each setting's first run."""
     lines = []
@@ -272,7 +259,7 @@ def _pass_at_k(settings: tp.Sequence[Setting]) -> markupsafe.Markup:
             line = charts.Line(f"{run.name}, step {step}", {}, {}, {})
             line.colour, line.dash = (s, 1 - nth) if len(settings) > 1 else (nth, 0)
             for k in sorted({2**i for i in range(samples.bit_length())} | {samples}):
-                values = [pass_at_k(n, c, k) for n, c in usable[step]]
+                values = np.array([pass_at_k(n, np.array(c), k) for n, c in usable[step]])
                 line.mean[k] = float(np.mean(values))  # type: ignore[index]
                 line.low[k], line.high[k] = bootstrap(values)  # type: ignore[index]
             lines.append(line)
