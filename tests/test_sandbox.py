@@ -324,7 +324,7 @@ def f(ppid, port, places):
         "signal to all": attempt(lambda: os.kill(-1, 9)),
         "signal to the parent": attempt(lambda: os.kill(os.getppid() or ppid, 9)),
         "ptrace": attempt(lambda: call("ptrace", 16, ppid, 0, 0)),
-        "memory of another": attempt(lambda: open(f"/proc/{ppid}/mem", "rb").read(1)),
+        "memory of another": attempt(lambda: open(f"/proc/{ppid}/mem", "rb")),
         "network": attempt(lambda: socket.create_connection(("127.0.0.1", port), 1)),
         "unix socket": attempt(lambda: socket.socket(socket.AF_UNIX)),
         "user namespace": attempt(lambda: call("unshare", 0x10000000)),
