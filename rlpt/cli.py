@@ -1,4 +1,4 @@
-"""`rlpt train|sample|evaluate|export|report|data`: a thin cover over the Python functions."""
+"""`rlpt train|sample|evaluate|sweep|export|report|serve|data`: a cover over Python functions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,16 @@ USAGE = """usage: rlpt COMMAND [flags]
             command goes on where it was interrupted; --base compares with an earlier result
   evaluate  compare NEW.json BASE.json [--out FILE.json]
             compares two results prompt by prompt
+  sweep     FILE.py[:ARG] [--workers 1] [--out DIR] [--dry-run] [--table] [--index I]
+            runs the settings and seeds of a file in configs/sweeps/ and prints one table; the
+            same command resumes; --dry-run also prints commands for Slurm and TPUs
   export    --workdir DIR --out DIR [--step N] [--dtype float32]
             writes a Hugging Face directory
   report    DIR [DIR ...] [--out FILE.html]
             runs as one HTML page: curves, alarms, rollouts; DIR is a workdir
+  serve     [--model SOURCE] [--host 127.0.0.1] [--port 8000] [--name NAME] [--batch 8]
+            [--prompt_tokens 512] [--max_tokens 64] [--max_n 16]
+            answers OpenAI's chat protocol with a model's completions; RLPT_API_KEY: its key
   data      build --config FILE.py[:ARG] --name NAME --data_dir DIR
             writes the tasks of a config as an array_record data set (TFDS)
 
@@ -211,6 +217,29 @@ def _write_json(path: str | None, value: tp.Any) -> None:
         pathlib.Path(path).write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def _sweep(argv: list[str]) -> None:
+    from absl import flags
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_string("out", "", "directory of the workdirs", flag_values=v)
+        flags.DEFINE_integer("workers", 1, "runs at a time", lower_bound=1, flag_values=v)
+        flags.DEFINE_integer("index", None, "run only this one, here", flag_values=v)
+        flags.DEFINE_boolean("dry-run", False, "print what would be run", flag_values=v)
+        flags.DEFINE_boolean("table", False, "only print the table", flag_values=v)
+
+    named = bool(argv) and not argv[0].startswith("-")
+    values = _flags("sweep", argv[named:], define, config=False)
+    if not named:
+        raise SystemExit(f"rlpt sweep: expected FILE.py[:ARG] first\n\n{USAGE}")
+    from rlpt import sweep
+
+    failed = sweep.main(
+        argv[0], values.out, values.workers, values.index, values["dry-run"].value, values.table
+    )
+    if failed:
+        raise SystemExit(1)
+
+
 def _export(argv: list[str]) -> None:
     from absl import flags
 
@@ -255,6 +284,28 @@ def _report(argv: list[str]) -> None:
     print(f"wrote {page.report(workdirs, values.out)}")
 
 
+def _serve(argv: list[str]) -> None:
+    from absl import flags
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_string("model", "embedded", "source", flag_values=v)
+        flags.DEFINE_string("host", "127.0.0.1", "address to listen at", flag_values=v)
+        flags.DEFINE_integer("port", 8000, "0: any that is free", 0, 65535, flag_values=v)
+        flags.DEFINE_string("name", "", "name of the model; default: the source", flag_values=v)
+        flags.DEFINE_integer("prompt_tokens", 512, "longest prompt", lower_bound=1, flag_values=v)
+        flags.DEFINE_integer("max_tokens", 64, "longest completion", lower_bound=1, flag_values=v)
+        flags.DEFINE_integer("batch", 8, "requests at a time", lower_bound=1, flag_values=v)
+        flags.DEFINE_integer("max_n", 16, "completions a request", lower_bound=1, flag_values=v)
+
+    values = _flags("serve", argv, define, config=False)
+    from rlpt import serve
+
+    serve.serve(
+        values.model, values.host, values.port, values.name, prompt_tokens=values.prompt_tokens,
+        max_tokens=values.max_tokens, batch=values.batch, max_n=values.max_n,
+    )  # fmt: skip
+
+
 def _data(argv: list[str]) -> None:
     from absl import flags
 
@@ -276,8 +327,10 @@ COMMANDS = {
     "train": _train,
     "sample": _sample,
     "evaluate": _evaluate,
+    "sweep": _sweep,
     "export": _export,
     "report": _report,
+    "serve": _serve,
     "data": _data,
 }
 
