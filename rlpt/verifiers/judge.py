@@ -565,6 +565,6 @@ def _cache_of(path: str) -> _judge_cache.Cache:
 
 
 def _within_alarm(deadline: float) -> float:
-    """The deadline, or earlier: a pool's worker is killed a second before its alarm."""
+    """The deadline, or earlier: a pool kills its worker a second before the worker's alarm."""
     alarm, _ = signal.getitimer(signal.ITIMER_REAL)
-    return min(deadline, max(alarm - 1.5, 0.05)) if alarm else deadline
+    return min(deadline, max(alarm - 2.0, 0.05)) if alarm else deadline
