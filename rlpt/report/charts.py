@@ -17,6 +17,8 @@ import typing as tp
 import markupsafe
 import numpy as np
 
+from rlpt.report.text import visible
+
 Series = tp.Mapping[tp.Any, float]  # x, a number -> y
 
 COLOURS, DASHES = 6, 4
@@ -45,6 +47,11 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     step = 10 ** math.floor(math.log10((high - low) / most))
     step *= next(m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= most)
     return [n * step for n in range(math.ceil(low / step - 1e-9), int(high / step + 1e-9) + 1)]
+
+
+def _whole_ticks(xs: tp.Sequence[float]) -> list[float]:
+    """Those of the x axis: steps are whole numbers."""
+    return [v for v in ticks(xs[0], xs[-1], 6) if v == round(v)]
 
 
 def thin(series: Series, points: int) -> dict[float, float]:
@@ -132,7 +139,9 @@ class _Frame:
             text += [f"{name}: {number(s[at])}" for name, s in lines if at in s]
             width = f"{max(edges[i + 1] - edges[i], 1):.1f}"
             height = _HEIGHT - _TOP - _BOTTOM
-            out.append(strip.format(f"{edges[i]:.1f}", _TOP, width, height, "\n".join(text)))
+            out.append(
+                strip.format(f"{edges[i]:.1f}", _TOP, width, height, visible("\n".join(text)))
+            )
         return markupsafe.Markup("").join(out)
 
 
@@ -144,13 +153,21 @@ def _figure(
         markupsafe.Markup(
             '<li><svg class="key" viewBox="0 0 22 8" aria-hidden="true">'
             '<path class="{}" d="M1 4H21"/></svg>{}</li>'
-        ).format(kind, label)
+        ).format(kind, visible(label))
         for kind, label in legend
     )
     return markupsafe.Markup(
         '<figure><figcaption>{}<small>{}</small></figcaption><svg viewBox="0 0 {} {}" role="img" '
         'aria-label="{}">{}</svg><ul class="legend">{}</ul></figure>'
-    ).format(title, note, _WIDTH, _HEIGHT, title, markupsafe.Markup(body), keys)
+    ).format(
+        visible(title),
+        visible(note),
+        _WIDTH,
+        _HEIGHT,
+        visible(title),
+        markupsafe.Markup(body),
+        keys,
+    )
 
 
 def line_chart(
@@ -188,8 +205,7 @@ def line_chart(
         low, high = min(y_range[0], low), max(y_range[1], high)
     xs = sorted({x for line in shown for x in line.mean})
     frame = _Frame(xs, low, high, log_x)
-    x_ticks = xs if log_x else ticks(xs[0], xs[-1], 6)
-    body = [frame.axes(x_label, x_ticks)]
+    body = [frame.axes(x_label, xs if log_x else _whole_ticks(xs))]
     for line in shown:
         if line.low and line.high:
             band = frame.area(line.low, line.high)
@@ -244,6 +260,6 @@ def stack_chart(
         body.append(f'<path class="area {kind}" d="{frame.area(below, above)}"/>')
         legend.append((f"swatch {kind}", name))
         below = above
-    body.append(frame.axes("step", ticks(xs[0], xs[-1], 6)))
+    body.append(frame.axes("step", _whole_ticks(xs)))
     body.append(frame.titles("step", list(thinned.items())))
     return _figure(title, note, "".join(body), legend)

@@ -21,6 +21,7 @@ import markupsafe
 
 from rlpt.report import alarm, panels, rollouts, runs
 from rlpt.report.runs import Run
+from rlpt.report.text import safe_json, short, visible
 
 LIMIT = 5_000_000  # bytes of a page
 MOST_RUNS = 24
@@ -66,7 +67,7 @@ def render(found: tp.Sequence[Run]) -> bytes:
     sample = rollouts.sample(found, _ROLLOUTS)
     page = _fill(found, sample)
     if len(page) > LIMIT:  # very many curves: they stay, rollouts make room
-        used = len(rollouts.safe_json(sample.data).encode())
+        used = len(safe_json(sample.data).encode())
         room = max(LIMIT - _SLACK - (len(page) - used), 0)
         page = _fill(found, rollouts.sample(found, room))
     if len(page) > LIMIT:
@@ -86,7 +87,7 @@ def _fill(found: tp.Sequence[Run], sample: rollouts.Sample) -> bytes:
     )
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-        finalize=lambda value: rollouts.visible(value) if type(value) is str else value,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )  # fmt: skip
     environment.filters["digits"] = lambda v: f"{v:.3f}" if runs.is_number(v) else "–"
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
@@ -99,7 +100,7 @@ def _fill(found: tp.Sequence[Run], sample: rollouts.Sample) -> bytes:
         sections=panels.sections(settings, panels.tree_means(sample.statistics)),
         seeds=any(len(setting.runs) > 1 for setting in settings),
         sample=sample,
-        data=markupsafe.Markup(rollouts.safe_json(sample.data)),
+        data=markupsafe.Markup(safe_json(sample.data)),
         style=markupsafe.Markup(style),
         script=markupsafe.Markup(script),
         style_hash=_hash(style),
@@ -124,7 +125,7 @@ def _summary(run: Run) -> dict[str, tp.Any]:
         "state": run.state,
         "steps": run.steps,
         "seed": run.config.get("seed", "–"),
-        "model": runs.short(str(model.get("source", "–")) if isinstance(model, dict) else "–", 80),
+        "model": short(str(model.get("source", "–")) if isinstance(model, dict) else "–", 80),
         "reward": rewards[-alarm.WINDOW :],
         "before": scores[0] if scores else None,
         "after": scores[-1] if len(scores) > 1 else None,

@@ -15,7 +15,8 @@ import re
 import typing as tp
 
 from rlpt.report import tree
-from rlpt.report.runs import Run, is_number, short
+from rlpt.report.runs import Run, is_number
+from rlpt.report.text import safe_json, short, visible
 
 Row = dict[str, tp.Any]
 
@@ -28,26 +29,6 @@ _VERIFIERS = 12  # shown of a row
 
 # What the lines of a file begin with: read without parsing lines that are not shown.
 _HEAD = re.compile(rb'\{"step": (\d+), "block": (\d+), "sample": \d+(?:, "group": (-?\d+))?')
-
-# Not seen, or turning what follows around: bidirectional controls, zero widths but for the
-# joiners that scripts need, tags, byte order marks.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
-
-def visible(text: str) -> str:
-    """The text with hidden characters as ‹U+202E›; line breaks and tabs stay."""
-    return _HIDDEN.sub(lambda match: f"‹U+{ord(match[0]):04X}›", text)
-
-
-def safe_json(value: tp.Any) -> str:
-    """JSON that is inert inside <script type="application/json">."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 class Pieces:

@@ -16,6 +16,7 @@ import re
 import typing as tp
 
 from rlpt import metrics
+from rlpt.report.text import short
 
 Row = metrics.Row
 
@@ -95,7 +96,7 @@ def read(path: str | os.PathLike[str], name: str = "") -> Run:
     for key, pair in _object(where / "config_diff.json", run.problems).items():
         if isinstance(pair, dict):
             texts = [str(pair.get(part, "?")) for part in ("value", "default")]
-            run.changed[key] = (short(texts[0]), short(texts[1]))
+            run.changed[key] = (short(texts[0], _SHOWN_VALUE), short(texts[1], _SHOWN_VALUE))
     for file in sorted(where.iterdir()):
         match = _EVAL.fullmatch(file.name)
         if match and (found := _object(file, run.problems)):
@@ -151,15 +152,6 @@ def differences(runs: tp.Sequence[Run]) -> list[tuple[str, str, list[str | None]
         default = next(run.changed[key][1] for run in runs if key in run.changed)
         rows.append((key, default, values))
     return sorted(rows, key=lambda row: len(set(row[2])) == 1)
-
-
-def short(text: str, most: int = _SHOWN_VALUE) -> str:
-    """The text, its middle left out where it is longer than `most` characters."""
-    if len(text) <= most:
-        return text
-    head, tail = -(-most * 3 // 5), most * 2 // 5
-    gone = len(text) - head - tail
-    return f"{text[:head]} […{gone} characters left out…] {text[-tail:]}"
 
 
 def _lines(path: pathlib.Path, problems: list[str]) -> tp.Iterator[Row]:
