@@ -100,11 +100,6 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
     """
     t0 = time.time()
     chain, scorers = build.check(config)
-    if jax.process_count() > 1:
-        raise config_lib.ConfigError(
-            f"this process is one of {jax.process_count()}: runs of several processes are not "
-            "supported yet"
-        )
     workdir = tempfile.mkdtemp(prefix="rlpt-") if workdir is None else workdir
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
         pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rlpt" / "jax"
@@ -120,6 +115,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         Interrupt() as interrupt,
     ):
         mesh = build.make_mesh(config)
+
         # ---- what is trained on, and what
         sources, held_out = build.load_tasks(config)
         pool.check_gold([p for source in sources for p in source.prompts] + held_out)
