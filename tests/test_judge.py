@@ -1,11 +1,14 @@
 """The judge, against a real server that fails in every way it knows, in a process of its own."""
 
 import asyncio
+import collections
 import hashlib
 import io
 import json
 import logging
 import math
+import pathlib
+import runpy
 import socket
 import sqlite3
 import subprocess
@@ -18,12 +21,13 @@ import hypothesis.strategies as st
 import jax.numpy as jnp
 import pytest
 
-from rlpt import config
+from rlpt import config, train
 from rlpt.advantages import noise
 from rlpt.tasks import base as tasks_base
 from rlpt.testing import faulty_judge
 from rlpt.verifiers import _judge_cache, _judge_client, base, judge, pool
 
+ROOT = pathlib.Path(__file__).parents[1]
 SECRET = "sk-canary-7f3a91c2e5d84b60"
 MANY = 10**6  # failures in a row, for tests in which the breaker has no part
 OURS = dict(model="m", breaker=MANY, timeout=0.5, attempts=2)
@@ -70,7 +74,8 @@ EXPECTED = {name: outcome for outcome, names in OUTCOMES.items() for name in nam
 
 
 def test_every_fault_has_its_outcome(server):
-    assert set(EXPECTED) | set(SCORED) | LATER | {"wordy"} == set(faulty_judge.FAULTS)
+    others = LATER | {"wordy", "mixed"}
+    assert set(EXPECTED) | set(SCORED) | others == set(faulty_judge.FAULTS)
     names = [*EXPECTED, *SCORED]
     for form in ("verdict", "score"):
         start, before = time.monotonic(), _count(server)
@@ -636,6 +641,47 @@ def test_any_completion_is_judged(server, texts):
         )
         for row, v in zip(rows, verdicts, strict=True):
             assert v.score in (0.0, 1.0), (ascii(row.text), v)
+
+
+def test_a_run_masks_what_the_judge_did_not_say(tmp_path, monkeypatch):
+    """Training on a judge's verdicts: no silent 0, and its key is in no file of the run."""
+    monkeypatch.setenv("JUDGE_API_KEY", SECRET)
+    monkeypatch.setattr(pool, "_PASSED_ON", (*pool._PASSED_ON, "JUDGE_API_KEY"))
+    monkeypatch.setattr(train.curves, "learning_curve", lambda *_: None)  # takes seconds
+    get_config = runpy.run_path(str(ROOT / "configs/judge.py"))["get_config"]
+    with faulty_judge.FaultyJudge("mixed") as own:
+        spec = dict(get_config(f"url={own.url},model=m,key=JUDGE_API_KEY").verifiers[0])
+        c = get_config("runlocal")
+        c.verifiers = ({**spec, "cache": str(tmp_path / "verdicts.db"), "breaker": MANY},)
+        c.steps, c.pool.workers = 1, 1
+        c.model.source = "toy:vocab=24,layers=1,width=16,heads=2,kv_heads=1,ff=16"
+        c.rollout.prompts, c.rollout.group = 4, 8
+        c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (4,)
+        c.eval.prompts, c.eval.samples, c.eval.blocks = 1, 8, 4  # shapes that are compiled anyway
+        c.log.tensorboard = c.log.console = c.export = False
+        train.train(c, tmp_path / "run")
+        asked = _asked(own)
+
+    def lines(name):
+        return map(json.loads, (tmp_path / "run" / name).read_text().splitlines())
+
+    rows = [row for row in lines("rollouts.jsonl") if row["step"] == 1]
+    (step,) = [m for m in lines("metrics.jsonl") if "rollout/masked_rows" in m]
+    outcomes = collections.Counter(row["outcomes"]["judge"] for row in rows)
+    assert {"correct", "incorrect", "invalid", "unparsable"} <= set(outcomes), outcomes
+    for row in rows:
+        said = row["outcomes"]["judge"] in base.JUDGED
+        assert (row["verdicts"]["judge"] is not None) == said, row
+        assert said or not any(row["advantages"]), row
+    lost = outcomes["invalid"] + outcomes["unparsable"]
+    assert step["rollout/masked_rows"] == lost and step["policy/skipped"] == 0
+    assert step["verify/judge/invalid"] == outcomes["invalid"]
+    want = hashlib.sha256(f"Bearer {SECRET}".encode()).hexdigest()
+    assert {r["authorization"] for r in asked} == {want} and "canary" not in json.dumps(asked)
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(files) > 5
+    holding = [p for p in files if b"canary" in p.read_bytes()]
+    assert not holding, f"the key stands in {holding}"
 
 
 # ---- how far to trust it

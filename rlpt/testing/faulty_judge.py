@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import typing as tp
+import zlib
 
 REFERENCE = re.compile(r"^Reference answer:\n(.*?)\n\nCandidate answer", re.M | re.S)
 CANDIDATE = re.compile(r"^(===== [0-9a-f]+ =====)\n(.*)\n\1$", re.M | re.S)
@@ -235,6 +236,14 @@ def _http_date(seconds: float) -> str:
     return email.utils.formatdate(time.time() + seconds, usegmt=True)
 
 
+MIXTURE = ("correct", "incorrect", "correct", "incorrect", "http_400", "prose", "truncated")
+
+
+def _mixed(h: _Handler) -> None:
+    """One of MIXTURE, always the same one for a candidate."""
+    FAULTS[MIXTURE[zlib.crc32(h.candidate.encode()) % len(MIXTURE)]](h)
+
+
 # What it can do. Those that end in "correct" would be a reward, were the fault not seen.
 FAULTS: dict[str, collections.abc.Callable[[_Handler], tp.Any]] = {
     "honest": lambda h: h.says(h.verdict(h.right())),
@@ -242,6 +251,7 @@ FAULTS: dict[str, collections.abc.Callable[[_Handler], tp.Any]] = {
     "incorrect": lambda h: h.says(h.verdict(False)),
     "wordy": lambda h: h.says(h.verdict(h.right() or "olution" in h.candidate)),
     "slow": _Handler.late,
+    "mixed": _mixed,
     # no service
     "http_429": lambda h: h.reply("{}", 429, Retry_After="1"),
     "http_429_date": lambda h: h.reply("{}", 429, Retry_After=_http_date(2.0)),
