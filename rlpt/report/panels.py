@@ -150,7 +150,7 @@ def sections(
         if title == "Learning":
             figures.insert(2, _pass_at_k(settings))
         if title == "Lengths and outcomes":
-            figures += _stacks(settings, "verify/", "Outcomes of the verifiers", "rows a step")
+            figures += _stacks(settings, "verify/", "Outcomes of the verifiers", "verdicts a step")
         if title == "Time":
             figures += _stacks(settings, "time/", "Time by stage", "seconds a step")
         out.append(Section(title, figures))
