@@ -90,9 +90,7 @@ def test_setup_and_other_imports_belong_to_the_tests():
 
 def test_what_tests_catch_is_no_pass():
     """A test may expect an exception; a process that ended is not one."""
-    tests = [
-        "try:\n    y = f(-1)\n    raise RuntimeError\nexcept ValueError:\n    assert f(4) == 2"
-    ]
+    tests = ["try:\n y = f(-1)\n raise RuntimeError\nexcept ValueError:\n assert f(4) == 2"]
     right = "def f(x):\n if x < 0: raise ValueError('negative')\n return int(x ** 0.5)"
     assert judge(right, tests).outcome == "correct"
     swallowing = ["try:\n    y = f(3)\nexcept BaseException:\n    y = 9\nassert y == 9"]

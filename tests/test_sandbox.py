@@ -401,6 +401,34 @@ def test_its_file_system_is_its_own(isolating, tmp_path):
     assert call(isolating, processes) <= 3, "processes of the machine are seen"
 
 
+def test_files_at_the_lowest_tier(tmp_path):
+    """With Landlock even there only the library can be read, and only its directory written."""
+    if not guest.landlock() > 0:
+        pytest.skip("the kernel has no Landlock")
+    if host.available()["rlimit"]:
+        pytest.skip(f"no tier rlimit: {host.available()['rlimit']}")
+    look = """
+def f(read, write):
+    import encodings.idna, os
+    open("own", "w").write("x")
+    os.rename("own", "renamed")
+    open("/dev/null", "w").write("x")
+    out = []
+    for paths, mode in ((read, "r"), (write, "w")):
+        for path in paths:
+            try: open(path, mode).close()
+            except PermissionError: continue
+            out.append(path)
+    return out, open("renamed").read()
+"""
+    os.chmod(tmp_path, 0o777)
+    (tmp_path / "public").write_text("x")
+    read = ["/etc/passwd", "/proc/self/maps", str(tmp_path / "public")]
+    write = ["/tmp/rlpt-left", "/dev/shm/rlpt-left", str(tmp_path / "left")]
+    assert call("rlimit", look, read, write) == ([], "x")
+    assert os.listdir(tmp_path) == ["public"]
+
+
 def test_the_sandbox_of_a_verifier_that_is_killed_ends(tier):
     """As the pool does with a worker past its deadline."""
     program = (

@@ -123,6 +123,7 @@ _DENIED += [(303, 264), (304, 265), (321, 280), (298, 241), (323, 282)]
 _DENIED += [(248, 217), (249, 218), (250, 219), (175, 105), (313, 273), (246, 104)]
 _ARCHITECTURES = {"x86_64": (0xC000003E, 56, 0), "aarch64": (0xC00000B7, 220, 1)}
 _CLONE3, _NEW_NAMESPACES = 435, 0x7E020000
+_LANDLOCK = 444  # to make a set of rules; the next two add a rule and enforce the set
 
 
 def _prctl(option: int, *arguments: int) -> bool:
@@ -151,13 +152,44 @@ def _filter_system_calls() -> bool:
     return _prctl(_SECCOMP, 2, ctypes.addressof(header))
 
 
-def give_up_rights(uid: int, limits: dict[str, int]) -> bool:
+def landlock() -> int:
+    """The version of the kernel's Landlock; 0 or less: it has none."""
+    return int(_LIBC.syscall(_LANDLOCK, None, ctypes.c_size_t(0), 1))
+
+
+def _restrict_files(rights: dict[str, str]) -> None:
+    """Leaves of the file system the paths {path: "r" | "rw" | "all"}, where there is Landlock."""
+    version = landlock()
+    if version < 1:
+        return
+    # From version 2 on, renaming between directories, from 3 on, truncating.
+    every = 0x1FFF | (0x2000 if version >= 2 else 0) | (0x4000 if version >= 3 else 0)
+    rules = _LIBC.syscall(_LANDLOCK, struct.pack("=Q", every), ctypes.c_size_t(8), 0)
+    for path, right in rights.items():
+        if not os.path.exists(path):
+            continue
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        # Execute 1, write 2, read 4, list 8.
+        allowed = {"r": 1 | 4 | 8, "rw": 2 | 4, "all": every}[right]
+        if _LIBC.syscall(_LANDLOCK + 1, rules, 1, struct.pack("=Qi", allowed, place), 0):
+            raise OSError(ctypes.get_errno(), f"landlock {path}")
+        os.close(place)
+    if _LIBC.syscall(_LANDLOCK + 2, rules, 0):
+        raise OSError(ctypes.get_errno(), "landlock")
+    os.close(rules)
+
+
+def give_up_rights(uid: int, limits: dict[str, int], files: dict[str, str]) -> bool:
     """Becomes the user `uid` (0: stays who it is), without capabilities; then sets the limits.
 
     limits: {"RLIMIT_AS": bytes, ...}.  The user comes first: the kernel does not hold root to a
-    number of processes.
+    number of processes.  files: what stays of the file system, as in `_restrict_files`; {}: all.
     Returns: whether system calls are filtered too.
     """
+    if not _prctl(_NO_NEW_PRIVS, 1):
+        raise OSError(ctypes.get_errno(), "no_new_privs")
+    if files:
+        _restrict_files(files)
     for capability in range(64):
         _prctl(_CAPBSET_DROP, capability)
     if uid:
@@ -167,8 +199,6 @@ def give_up_rights(uid: int, limits: dict[str, int]) -> bool:
     header = struct.pack("=Ii", 0x20080522, 0)
     if _LIBC.capset(header, bytes(24)) != 0:
         raise OSError(ctypes.get_errno(), "capset")
-    if not _prctl(_NO_NEW_PRIVS, 1):
-        raise OSError(ctypes.get_errno(), "no_new_privs")
     _prctl(_DUMPABLE, 1)  # its own /proc/self stays open to it
     for name, value in limits.items():
         what = getattr(resource, name)
@@ -234,14 +264,14 @@ def _run_program(source: str, stdin: str) -> None:
 def run(options: dict[str, tp.Any]) -> None:
     """The process's work: gives up its rights, says so, gets the candidate and runs it.
 
-    options: fd of the channel, tier, cwd, uid, limits.
+    options: fd of the channel, tier, cwd, uid, limits, files.
     """
     os.chdir(options["cwd"])
     os.environ.clear()
     sys.path[:] = [p for p in sys.path if p.startswith((sys.base_prefix, "/proc/self/fd/"))]
     channel = socket.socket(fileno=options["fd"])
     channel.set_inheritable(False)
-    filtered = give_up_rights(options["uid"], options["limits"])
+    filtered = give_up_rights(options["uid"], options["limits"], options["files"])
     if options["tier"] != "bwrap":  # which has an option for this
         _prctl(_PDEATHSIG, signal.SIGKILL)
     channel.sendall(pack({"ready": True, "filtered": filtered}))

@@ -1,8 +1,8 @@
 """The verifier's side of the sandbox: which tier there is, and calls into a candidate.
 
 Tiers, best first: "bwrap" (bubblewrap), "unshare" (the same namespaces, made here), "rlimit"
-(another user where this one is root, limits and a filter of system calls, but the machine's own
-file system).  Which of them work is found by trying.
+(another user where this one is root, limits, a filter of system calls and, where the kernel has
+it, Landlock; but among the machine's own processes).  Which of them work is found by trying.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ def report() -> dict[str, tp.Any]:
         "tier": works[0] if works else "none",
         "tiers": {tier: reason or "works" for tier, reason in available().items()},
         "drops_user": os.getuid() == 0,
+        "landlock": max(guest.landlock(), 0),
     }
 
 
@@ -215,6 +216,7 @@ class Session:
             "limits": limits.rlimits(),
             "cwd": "/tmp",
             "disk": int(limits.disk_mb * 2**20),
+            "files": {},
         }
         command = _bubblewrap(options) if tier == "bwrap" else []
         options |= {

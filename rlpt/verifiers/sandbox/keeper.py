@@ -180,6 +180,9 @@ def main() -> None:
     if options["tier"] == "rlimit":
         directory = options["cwd"] = tempfile.mkdtemp(prefix="rlpt-")
         os.chown(directory, options["uid"] or -1, -1)
+        files = [path for path in options["visible"] if os.path.exists(path)]
+        options["files"] = {path: "r" if os.path.isdir(path) else "rw" for path in files}
+        options["files"][directory] = "all"
     child = os.fork()
     if not child:
         control.close()
