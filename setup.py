@@ -21,6 +21,7 @@ CORE = [
     "importlib_resources>=6.0",  # some TFDS builders use it without asking for it
     "jax>=0.10,<0.13",
     "jinja2>=3.1",  # chat templates, HTML reports
+    "markupsafe>=3.0",  # charts of HTML reports; jinja2 brings it
     "math-verify>=0.9",
     "matplotlib>=3.10",
     "ml-collections>=1.1",
