@@ -387,7 +387,7 @@ def plan(sweep: Sweep, out: pathlib.Path) -> str:
     places = ",".join(str(run.index) for run in missing)
     lines += ["", "# on this machine", shlex.join(["rlpt", *every, "--workers", "1"])]
     lines += ["# Slurm", shlex.join(["sbatch", f"--array={places}", "launch/slurm.sbatch", *every])]
-    lines.append("# TPUs, one a run; --out has to be a path on the mounted bucket")
+    lines.append("# TPUs, one a run; --bucket gs://... keeps what is under runs/")
     for run in missing:
         tpu = ["bash", "launch/tpu_pod.sh", "--name", f"{name}-{run.index}", "--"]
         lines.append(shlex.join([*tpu, *command(sweep, run, out)]))

@@ -154,7 +154,7 @@ def test_dry_run_prints_what_is_left(unbroken, tmp_path, capsys):
         f"rlpt {command} --workers 1",
         "# Slurm",
         f"sbatch --array=0,2,3 launch/slurm.sbatch {command}",
-        "# TPUs, one a run; --out has to be a path on the mounted bucket",
+        "# TPUs, one a run; --bucket gs://... keeps what is under runs/",
         *[
             f"bash launch/tpu_pod.sh --name my-sweep-{i} -- {command} --index {i}"
             for i in (0, 2, 3)
