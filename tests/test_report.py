@@ -23,6 +23,7 @@ import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 
 from rlpt import config as config_lib
 from rlpt import train as train_lib
@@ -78,7 +79,7 @@ def evaluation(scores, samples=8):
 
 def write_run(path, *, rewards=(0.0, 0.5, 1.0), evals=None, changed=None, summary=True, rows=()):
     """A workdir by hand: reward by step, {step: scores of the held-out prompts}, rollouts."""
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     metrics = [{"step": 0, "eval/pass@1": 0.1}]
     metrics += [
         {"step": s, "reward/mean": r, "verify/v/correct": 3.0, "time/update": 1.0}
@@ -534,8 +535,6 @@ def test_tokens_have_their_texts(toy):
 
 def test_a_word_begins_with_its_blank():
     """Decoders drop the blank before a first token: the table must not."""
-    import tokenizers
-
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"▁a": 0, "b": 1}, "b"))
     backend.decoder = tokenizers.decoders.Metaspace()
     pieces = rollouts.Pieces()
@@ -805,12 +804,19 @@ def opened(browser, tmp_path_factory):
         for s in range(1, 6) for b in range(3)
         for j, text in enumerate(("3+4=8", "3+4=9", "eight", "3+4=7"))
     ]  # fmt: skip
-    for j, text in enumerate(HOSTILE):
-        more = {"completion": text, "prompt": text, "details": {"v": text}, "id": "hostile"}
-        rows.append(rollout(9, 0, j, text, 0.0, **more))
     folder = tmp_path_factory.mktemp("page")
+    toy_tokenizer().save(folder / "run/export")
+    file = folder / "run/export/tokenizer.json"
+    backend = tokenizers.Tokenizer.from_file(str(file))
+    spelt = [text.encode("utf-8", "ignore").decode() for text in HOSTILE]
+    backend.add_tokens(spelt)  # each a token of its own
+    backend.save(str(file))
+    for j, text in enumerate(HOSTILE):
+        tokens = [backend.token_to_id(spelt[j])] * 2
+        more = {"tokens": tokens, "loss_mask": [True] * 2, "sampler_logp": [-0.5] * 2}
+        more |= {"completion": text, "prompt": text, "details": {"v": text}, "id": "hostile"}
+        rows.append(rollout(9, 0, j, "77", 0.0, **more))
     work = write_run(folder / "run", rows=rows)
-    toy_tokenizer().save(work / "export")
     browser.open(page.report([work]))
     return browser
 
@@ -894,8 +900,11 @@ def test_hostile_completions_in_a_browser(opened):
     assert prompts == [visible(text) for text in HOSTILE]
     assert opened.run("window.pwned") is None, "a completion ran"
     assert opened.run("document.querySelectorAll('img, iframe, object').length") == 0
-    shown = opened.run("document.querySelector('.card .tokens').textContent")
-    assert shown == HOSTILE[0], "the toy's characters spell the first one out"
+    shown = opened.run(
+        "[...document.querySelectorAll('.card .tokens span')].map(t => t.textContent)"
+    )
+    spelt = [visible(text.encode("utf-8", "ignore").decode()) for text in HOSTILE for _ in "12"]
+    assert [t.strip() for t in shown] == [t.strip() for t in spelt]
     assert opened.complaints() == []
 
 
