@@ -10,8 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from rlpt import cli, evaluate, records, statistics, tools
-from rlpt import train as train_lib
+from rlpt import build, cli, evaluate, records, statistics, tools
 from rlpt.endpoint import Endpoint, EndpointError
 from rlpt.tasks.base import Prompt, chat
 from rlpt.verifiers.base import Verdict, judged, unparsable
@@ -230,8 +229,14 @@ def test_all_measures_of_a_model(whole):
     assert "6 prompts x 4 samples" in shown and "percentile bootstrap over prompts" in shown
 
 
-def test_the_trainer_sees_the_same_numbers(whole, capsys):
-    again = train_lib.evaluate_source(small(), "toy")
+def test_the_trainer_sees_the_same_numbers(whole):
+    """In other batches, too: draws belong to prompts."""
+    config, seen = small(), []
+    _, prompts = build.load_tasks(config)
+    with VerifierPool(config.verifiers) as pool:
+        with_model, _ = evaluate._load(config, "toy", pool)
+        again = evaluate.evaluate(with_model, prompts, samples=4, blocks=4, done=seen.append)
+    assert seen == [4, 2], "progress counts prompts"
     for name in ("pass@1", "pass@2", "pass@4", "greedy", "length", "truncated", "outcomes"):
         assert again[name] == whole[name], name
     for name, row in again["per_prompt"].items():
