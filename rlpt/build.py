@@ -175,7 +175,7 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
     for spec in config.tasks:
         own = {k: v for k, v in dict(spec).items() if k not in ("weight", "label", "verifier")}
         config_lib.entry("tasks", own)
-    of_pool = ("name", "weight", "range", "batch")  # settings that the pool reads
+    of_pool = ("name", "weight", "range", "batch", "missing")  # settings that the run reads
     for spec in config.verifiers:
         own = {k: v for k, v in dict(spec).items() if k not in of_pool}
         config_lib.entry("verifiers", own)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlpt import build, checkpoint, metrics, records, statistics
+from rlpt import build, checkpoint, metrics, records, settings, statistics
 from rlpt import tools as tools_lib
 from rlpt.endpoint import Completion, Endpoint
 from rlpt.tasks.base import Prompt
@@ -392,7 +392,7 @@ def _load(config: tp.Any, source: str, pool: VerifierPool) -> tuple[tools_lib.To
 
     loaded = load_policy(source)
     tools = tools_lib.Tools(
-        loaded.config, loaded.tokenizer, pool, config.sampling, config.missing,
+        loaded.config, loaded.tokenizer, pool, config.sampling, settings.missing_by_verifier(config),
         [v["name"] for v in config.verifiers], jax.random.key(config.seed),
     )  # fmt: skip
     tools.params = jax.tree.map(jnp.asarray, loaded.params)

@@ -45,7 +45,8 @@ def default() -> tp.Any:
     c.too_long = "drop"  # or fail: what to do with prompts wider than the largest bucket
     c.curriculum = dict(enabled=False, low=0.0, high=1.0)
     c.verifiers = (dict(fn="number.number", name="number", weight=1.0),)
-    # What a row without a verdict counts as: a reward, or mask (out of statistics and loss).
+    # What a row without a verdict counts as: a reward, or mask (out of statistics and loss). An
+    # entry of verifiers may have a `missing` of its own, with what differs.
     c.missing = dict(unparsable="0", timeout="mask", crash="mask", invalid="mask")
     c.pool = dict(workers=2, deadline=5.0, batch_deadline=60.0)
     c.rollout = dict(fn="sample.on_policy", prompts=8, group=8, group_blocks=1)
@@ -288,12 +289,31 @@ def validate(config: tp.Any) -> None:
         raise ConfigError(
             "config.tasks: got (), expected at least one dict(fn='arithmetic.sums', ...)"
         )
-    for outcome, value in config.missing.items():
-        if value != "mask":
-            try:
-                float(value)
-            except ValueError:
+    missing_by_verifier(config)
+
+
+def missing_by_verifier(config: tp.Any) -> dict[str, dict[str, str]]:
+    """{verifier: {outcome: what it counts as}}: config.missing, and what an entry says instead.
+
+    Raises: ConfigError for unknown outcomes, and for values other than 'mask' and numbers.
+    """
+    out = {}
+    for i, spec in enumerate(config.verifiers):
+        own = dict(spec.get("missing", {}))
+        for outcome in own:
+            if outcome not in config.missing:
                 raise ConfigError(
-                    f"config.missing.{outcome}: got {value!r}, expected 'mask' or a "
-                    "number as a string"
-                ) from None
+                    f"config.verifiers[{i}].missing: unknown outcome {outcome!r}."
+                    + suggest(outcome, config.missing.keys())
+                )
+        out[spec["name"]] = {**config.missing, **own}
+        for outcome, value in out[spec["name"]].items():
+            if value != "mask":
+                try:
+                    float(value)
+                except ValueError:
+                    raise ConfigError(
+                        f"missing.{outcome} of the verifier {spec['name']!r}: got {value!r}, "
+                        "expected 'mask' or a number as a string"
+                    ) from None
+    return out

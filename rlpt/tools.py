@@ -67,7 +67,8 @@ class Tools:
     """generate, score and verify over one model, tokenizer and verifier pool.
 
     Args:
-      sampling, missing: as in the config.  pool: a VerifierPool or None.
+      sampling: as in the config.  missing: of `settings.missing_by_verifier`.
+      pool: a VerifierPool or None.
       key: the run's root key.  mesh: of rlpt.sharding, None: one device.
       `params` is set by whoever owns the weights.
     """
@@ -78,7 +79,7 @@ class Tools:
         tokenizer: tp.Any,
         pool: tp.Any,
         sampling: tp.Any,
-        missing: collections.abc.Mapping[str, str],
+        missing: collections.abc.Mapping[str, collections.abc.Mapping[str, str]],
         verifier_names: collections.abc.Sequence[str],
         key: jax.Array,
         mesh: tp.Any = None,
@@ -410,7 +411,7 @@ class Tools:
             for name, score in r["verdicts"].items():
                 outcome = r["outcomes"][name]
                 text.verdicts[i][j][name] = Verdict(score, outcome)
-                counts_as = self._counts_as(outcome, score)
+                counts_as = self._counts_as(name, outcome, score)
                 if f"verdict/{name}" in table and counts_as is not None:
                     table[f"verdict/{name}"][i, j] = counts_as
         return Batch(table, text)
@@ -524,11 +525,11 @@ class Tools:
             out.append(row)
         return out
 
-    def _counts_as(self, outcome: str, score: float | None) -> float | None:
-        """The score, or what its absence counts as by config.missing; None: masked."""
+    def _counts_as(self, name: str, outcome: str, score: float | None) -> float | None:
+        """The score, or what its absence counts as by the run's settings; None: masked."""
         if score is not None:
             return score
-        policy = self.missing.get(outcome, "mask")
+        policy = self.missing.get(name, {}).get(outcome, "mask")
         return None if policy == "mask" else float(policy)
 
     def verify(self, batch: Batch) -> Batch:
@@ -551,7 +552,7 @@ class Tools:
             known = bool(verdicts)
             for name, verdict in verdicts.items():
                 batch.outcomes[f"{name}/{verdict.outcome}"] += 1
-                score = self._counts_as(verdict.outcome, verdict.score)
+                score = self._counts_as(name, verdict.outcome, verdict.score)
                 if score is None:
                     known = False
                 else:

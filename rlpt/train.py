@@ -27,7 +27,7 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import build, records, sharding
+from rlpt import build, records, settings, sharding
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
 from rlpt import evaluate as evaluate_lib
@@ -128,7 +128,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
 
         root = jax.random.key(config.seed)
         tools = tools_lib.Tools(
-            model, loaded.tokenizer, pool, config.sampling, config.missing,
+            model, loaded.tokenizer, pool, config.sampling, settings.missing_by_verifier(config),
             [v["name"] for v in config.verifiers], root, mesh,
         )  # fmt: skip
         length = lambda p: len(tools.encode(p))  # noqa: E731
@@ -344,28 +344,6 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             )
         records.say_summary(summary, work.path)
         return Result(work.path, summary)
-
-
-def evaluate_source(config: tp.Any, source: str) -> dict[str, tp.Any]:
-    """Held-out accuracy of a model on the tasks of a config; see `evaluate.evaluate`."""
-    from rlpt.policy import load_policy
-
-    _, held_out = build.load_tasks(config)
-    with VerifierPool(tuple(dict(v) for v in config.verifiers), **config.pool) as pool:
-        loaded = load_policy(source)
-        names = [v["name"] for v in config.verifiers]
-        tools = tools_lib.Tools(
-            loaded.config, loaded.tokenizer, pool, config.sampling, config.missing, names,
-            jax.random.key(config.seed),
-        )  # fmt: skip
-        tools.params = jax.tree.map(jnp.asarray, loaded.params)
-        held_out, _ = filter_long(
-            held_out, lambda p: len(tools.encode(p)), tools.max_prompt, config.too_long
-        )
-        return evaluate_lib.evaluate(
-            tools, held_out, samples=config.eval.samples, temperature=config.eval.temperature,
-            blocks=config.eval.blocks or config.rollout.prompts,
-        )  # fmt: skip
 
 
 class _Callable(types.ModuleType):

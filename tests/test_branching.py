@@ -12,6 +12,7 @@ from rlpt.advantages import tree
 from rlpt.models.load import load
 from rlpt.rewards import nodes, progress
 from rlpt.rollouts import branch, cure, experts, mrt, sample
+from rlpt.settings import missing_by_verifier
 from rlpt.tasks.stream import Stream
 from rlpt.verifiers.pool import VerifierPool
 from tests.numeric import both, close
@@ -39,7 +40,7 @@ def make():
             settings = CONFIG.sampling.copy_and_resolve_references()
             settings.update(sampling)
             out = tools_lib.Tools(
-                loaded.config, loaded.tokenizer, pool, settings, CONFIG.missing,
+                loaded.config, loaded.tokenizer, pool, settings, missing_by_verifier(CONFIG),
                 ["digit"], jax.random.key(3),
             )  # fmt: skip
             out.params = params

@@ -575,7 +575,6 @@ def test_bad_settings_stop_the_start(server):
 
 def test_in_the_pool(server, tmp_path, monkeypatch):
     monkeypatch.setenv("JUDGE_API_KEY", SECRET)
-    monkeypatch.setattr(pool, "_PASSED_ON", (*pool._PASSED_ON, "JUDGE_API_KEY"))
     before = _count(server)
     spec = dict(
         fn="judge.judge", name="judge", weight=1.0, base_url=server.url, model="m", timeout=1.0,
@@ -646,7 +645,6 @@ def test_any_completion_is_judged(server, texts):
 def test_a_run_masks_what_the_judge_did_not_say(tmp_path, monkeypatch):
     """Training on a judge's verdicts: no silent 0, and its key is in no file of the run."""
     monkeypatch.setenv("JUDGE_API_KEY", SECRET)
-    monkeypatch.setattr(pool, "_PASSED_ON", (*pool._PASSED_ON, "JUDGE_API_KEY"))
     monkeypatch.setattr(train.curves, "learning_curve", lambda *_: None)  # takes seconds
     get_config = runpy.run_path(str(ROOT / "configs/judge.py"))["get_config"]
     with faulty_judge.FaultyJudge("mixed") as own:

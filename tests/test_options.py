@@ -87,9 +87,12 @@ def test_missing_verdicts_are_masked_or_count(tmp_path):
     train(tmp_path, "zero", verifiers=verifiers)
     masked = config_lib.default().missing.to_dict() | {"unparsable": "mask"}
     train(tmp_path, "mask", verifiers=verifiers, missing=masked)
-    zero, mask = steps(tmp_path, "zero")[0], steps(tmp_path, "mask")[0]
+    own = (verifiers[0] | {"missing": {"unparsable": "mask"}},)
+    train(tmp_path, "own", verifiers=own)  # of this verifier only
+    zero, mask, only = (steps(tmp_path, name)[0] for name in ("zero", "mask", "own"))
     assert zero["rollout/masked_rows"] == 0
     assert mask["rollout/masked_rows"] == zero["verify/number/unparsable"] > 0
+    assert only["rollout/masked_rows"] == mask["rollout/masked_rows"]
 
 
 def test_trl_reward_function_as_it_is(tmp_path):

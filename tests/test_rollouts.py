@@ -11,6 +11,7 @@ from rlpt import tools as tools_lib
 from rlpt import train as train_lib
 from rlpt.models.load import load
 from rlpt.rollouts import dynamic, replay, sample
+from rlpt.settings import missing_by_verifier
 from rlpt.tasks.stream import Stream
 from rlpt.verifiers.pool import VerifierPool
 from tests.test_train import lines, params_of, same, toy
@@ -37,8 +38,8 @@ def make(pools):
 
     def tools(verifier="starts_with_digit"):
         out = tools_lib.Tools(
-            loaded.config, loaded.tokenizer, pools[verifier], CONFIG.sampling, CONFIG.missing,
-            ["digit"], jax.random.key(2),
+            loaded.config, loaded.tokenizer, pools[verifier], CONFIG.sampling,
+            missing_by_verifier(CONFIG), ["digit"], jax.random.key(2),
         )  # fmt: skip
         out.params = params
         return out

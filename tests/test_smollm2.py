@@ -98,7 +98,7 @@ def test_verifies_real_completions(setup):
     _, make = setup
     tool = make()
     with VerifierPool((dict(fn="number.number", name="number"),), workers=1) as pool:
-        tool.pool, tool.missing = pool, {"unparsable": "0"}
+        tool.pool, tool.missing = pool, {"number": {"unparsable": "0"}}
         batch = tool.verify(tool.generate(ITEMS, group=8, step=0))
     assert sum(batch.outcomes.values()) == 32
     for i, (prompt, _) in enumerate(ITEMS):

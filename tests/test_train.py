@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rlpt import config as config_lib
+from rlpt import evaluate
 from rlpt import train as train_lib
 from rlpt.config import ConfigError
 
@@ -102,8 +103,8 @@ def test_metrics_and_rollouts_say_what_happened(finished):
 
 def test_export_evaluates_to_the_same_numbers(finished):
     work, result = finished
-    again = train_lib.evaluate_source(toy(), str(work / "export"))
-    from_checkpoint = train_lib.evaluate_source(toy(), str(work))
+    again = evaluate.evaluate_source(toy(), str(work / "export"))
+    from_checkpoint = evaluate.evaluate_source(toy(), str(work))
     for k in ("pass@1", "greedy"):
         assert again[k] == from_checkpoint[k] == result.summary["eval_after"][k]
 
@@ -187,7 +188,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
 def test_lora_trains_and_exports_merged(tmp_path):
     c = toy(model__lora__rank=4, optim__lr=3e-2)
     result = train_lib.train(c, tmp_path)
-    again = train_lib.evaluate_source(toy(), str(tmp_path / "export"))
+    again = evaluate.evaluate_source(toy(), str(tmp_path / "export"))
     assert again["pass@1"] == pytest.approx(result.summary["eval_after"]["pass@1"], abs=0.07)
     from rlpt.models.load import load
 
@@ -278,6 +279,14 @@ BAD = [
     ),
     (dict(advantage=(dict(fn="tests.toy:wrong_shape"),)), r"wrote 'advantages' with shape \(4,\)"),
     (dict(shaping=("tests.toy:a_scalar",)), "wrote the scalar 'level', expected .* metrics/level"),
+    (
+        dict(verifiers=(dict(fn="number.number", name="n", missing=dict(unparseable="mask")),)),
+        "unknown outcome 'unparseable'. Did you mean 'unparsable'",
+    ),
+    (
+        dict(verifiers=(dict(fn="number.number", name="n", missing=dict(crash="none")),)),
+        "missing.crash of the verifier 'n': got 'none', expected 'mask' or a number",
+    ),
     (dict(loss=()), "expected at least one term"),
     (dict(checkpoint__every=0), "checkpoint.every: got 0, expected an integer >= 1"),
     (dict(sampling__temperature=0.0), "nothing can be learnt"),

@@ -413,7 +413,8 @@ class VerifierPool:
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
-        environment = {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
+        keys = {str(s.settings.get("api_key_env", "")) for s in self.specs}  # judges' own
+        environment = {k: os.environ[k] for k in {*_PASSED_ON, *keys} if k in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(p or os.getcwd() for p in sys.path)
         # One thread: numpy's pool would take address space and cores.
         environment |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
@@ -479,7 +480,8 @@ def _checked_specs(
             )
         fn = config.find("verifiers", fn_name)
         traits = base.traits_of(fn)
-        settings.pop("weight", None)
+        for of_the_run in ("weight", "missing"):
+            settings.pop(of_the_run, None)
         name = settings.pop("name", fn_name.replace(":", ".").rpartition(".")[2])
         low, high = settings.pop("range", (traits.low, traits.high))
         batched = base.is_batched(fn)
