@@ -41,6 +41,8 @@ def batch_metrics(batch: tools_lib.Batch, table: Table) -> dict[str, float]:
         "rollout/truncated": float(table["truncated"][rows].mean()) if rows.any() else 0.0,
         "advantage/abs_max": float(np.abs(table["advantages"]).max()),
     }
+    if "clean_rewards" in table:  # before noise was injected
+        out["reward/clean"] = float(np.where(rows, table["clean_rewards"], 0.0).sum() / count)
     for key, value in table.items():
         if key.startswith("metrics/"):
             out[key.removeprefix("metrics/")] = float(value)

@@ -282,6 +282,8 @@ def test_noise_is_injected_and_the_audit_logged(trained):
     assert forward["audit_cosine"] < 0.99
     run = trained("noisy_forward")
     observed = rewards(run)
+    number = [r["verdicts"]["number"] for r in run.first]
+    assert forward["reward/clean"] == pytest.approx(np.mean(number)) != forward["reward/mean"]
     want = np.where(observed > 0.5, 0.2, -0.8)
     np.testing.assert_allclose(per_row(run), want, atol=1e-6)
 

@@ -832,6 +832,7 @@ def select(browser, selector, value):
     )
 
 
+@pytest.mark.slow  # needs Chromium
 def test_filters_and_sorting_work(opened):
     opened.click("#clear")
     assert opened.run(COUNT) == "70 of 70 completions"
@@ -858,6 +859,7 @@ def test_filters_and_sorting_work(opened):
     assert steps == sorted(steps, reverse=True) and steps[0] == 9, steps
 
 
+@pytest.mark.slow  # needs Chromium
 def test_a_group_is_drawn(opened):
     opened.click("#clear")
     opened.click("#rows tbody tr:nth-child(4)")
@@ -890,6 +892,7 @@ def test_a_group_is_drawn(opened):
     assert "group=0&row=3" in opened.run("location.hash"), "no address of this view"
 
 
+@pytest.mark.slow  # needs Chromium
 def test_hostile_completions_in_a_browser(opened):
     opened.click("#clear")
     opened.type("#text", "hostile")
@@ -908,6 +911,7 @@ def test_hostile_completions_in_a_browser(opened):
     assert opened.complaints() == []
 
 
+@pytest.mark.slow  # needs Chromium
 def test_the_policy_stops_a_script_that_came_through(browser, tmp_path):
     """If escaping failed: markup put into a finished page by hand does nothing."""
     path = page.report([write_run(tmp_path / "run")])
@@ -921,6 +925,7 @@ def test_the_policy_stops_a_script_that_came_through(browser, tmp_path):
     assert "script-src" in refused and "img-src" in refused, refused
 
 
+@pytest.mark.slow  # needs Chromium
 def test_an_address_opens_its_view(browser, tmp_path):
     rows = [rollout(s, 0, j, f"{s}{j}", 0.0) for s in range(1, 4) for j in range(2)]
     path = page.report([write_run(tmp_path / "run", rows=rows)])
@@ -931,6 +936,7 @@ def test_an_address_opens_its_view(browser, tmp_path):
     assert browser.run(COUNT) == "4 of 6 completions"
 
 
+@pytest.mark.slow  # needs Chromium
 def test_dark_and_light(opened):
     grounds = []
     for scheme in ("light", "dark"):
