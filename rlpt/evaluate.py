@@ -393,7 +393,8 @@ def _load(config: tp.Any, source: str, pool: VerifierPool) -> tuple[tools_lib.To
     loaded = load_policy(source)
     tools = tools_lib.Tools(
         loaded.config, loaded.tokenizer, pool, config.sampling,
-        settings.missing_by_verifier(config), [v["name"] for v in config.verifiers], jax.random.key(config.seed),
+        settings.missing_by_verifier(config), [v["name"] for v in config.verifiers],
+        jax.random.key(config.seed),
     )  # fmt: skip
     tools.params = jax.tree.map(jnp.asarray, loaded.params)
     parts = [repr(loaded.config), loaded.tokenizer.fingerprint()]
