@@ -8,16 +8,13 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from benchmarks import compare, scaling, step
 from rlpt import build
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import compare  # noqa: E402
-import scaling  # noqa: E402
-import step  # noqa: E402
-
 SHAPE = {
     "layers": 1, "d-model": 8, "d-ff": 16, "heads": 2, "kv-heads": 1, "vocab": 32, "prompts": 2,
     "group": 2, "prompt-len": 5, "completion-len": 3, "steps": 3, "warmup": 1,
@@ -98,11 +95,11 @@ def test_shapes_that_cannot_work_are_refused(flags, message, capsys):
 
 def test_less_work_than_asked_for_is_an_error():
     a = step.parse(TINY)
-    table = {"loss_mask": step.np.ones((2, 2, 3), bool), "row_mask": step.np.ones((2, 2), bool)}
+    table = {"loss_mask": np.ones((2, 2, 3), bool), "row_mask": np.ones((2, 2), bool)}
     numbers = {"policy/live_blocks": 2, "policy/skipped": 0.0}
     step._check(a, table, numbers)
     for wrong in (
-        ({**table, "row_mask": step.np.array([[True, True], [True, False]])}, numbers),
+        ({**table, "row_mask": np.array([[True, True], [True, False]])}, numbers),
         (table, {**numbers, "policy/live_blocks": 1}),
         (table, {**numbers, "policy/skipped": 1.0}),
     ):
