@@ -384,3 +384,36 @@ def test_any_text_has_a_program_or_none(text):
     for extract in code.EXTRACT:
         found = code._program(text, extract)
         assert found is None or found in text
+
+
+# Lines that make programs of many kinds, most of them broken.
+LINES = st.lists(
+    st.sampled_from(
+        ["def f(x):", "    return x * x", "    return x", "    yield x", "import sys", "f = None",
+         "class Solution:", "    def f(self, x): return x", "    raise ValueError(x)", "print(3)",
+         "    return {x: [x]}", "    return f(x - 1) if x else 0", "f = lambda x: (x,)", "1 / 0",
+         "    return b'\\xff'", "    return float('inf')", "    return 10 ** 5000", "    return f",
+         "sys.exit(0)", "\ud800", "\0", "```", "    import gc; return gc.get_objects()"]
+    ) | st.text(max_size=12),
+    max_size=5,
+).map("\n".join)  # fmt: skip
+
+
+def check_any_completion(text):
+    verdict = code.code(base.Trajectory(text), problem(ASSERTS), extract="auto", seconds=1.0)
+    valid = base.validated(verdict.score, verdict.outcome, verdict.detail, 0.0, 1.0)
+    assert valid.outcome == verdict.outcome, f"{text!r}: {verdict}"
+    assert verdict.outcome in ("correct", "incorrect", "unparsable"), f"{text!r}: {verdict}"
+
+
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(LINES)
+def test_any_completion_has_an_outcome(text):
+    check_any_completion(text)
+
+
+@pytest.mark.slow
+@hypothesis.settings(max_examples=1000)
+@hypothesis.given(LINES)
+def test_a_thousand_completions_have_outcomes(text):
+    check_any_completion(text)

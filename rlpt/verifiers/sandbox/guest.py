@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import platform
 import resource
 import signal
 import socket
@@ -133,9 +132,10 @@ def _prctl(option: int, *arguments: int) -> bool:
 
 def _filter_system_calls() -> bool:
     """Denies _DENIED with EPERM; whether the kernel has seccomp for this architecture."""
-    if platform.machine() not in _ARCHITECTURES or sys.maxsize < 2**32:
+    machine = os.uname().machine
+    if machine not in _ARCHITECTURES or sys.maxsize < 2**32:
         return False
-    audit, clone, column = _ARCHITECTURES[platform.machine()]
+    audit, clone, column = _ARCHITECTURES[machine]
     kill, eperm, enosys, allow = 0x80000000, 0x50001, 0x50026, 0x7FFF0000
     program = [(0x20, 0, 0, 4), (0x15, 1, 0, audit), (0x06, 0, 0, kill)]  # the architecture
     program += [(0x20, 0, 0, 0), (0x35, 0, 1, 0x40000000), (0x06, 0, 0, kill)]  # the number; x32
@@ -154,6 +154,8 @@ def _filter_system_calls() -> bool:
 
 def landlock() -> int:
     """The version of the kernel's Landlock; 0 or less: it has none."""
+    if sys.platform != "linux":
+        return 0
     return int(_LIBC.syscall(_LANDLOCK, None, ctypes.c_size_t(0), 1))
 
 
@@ -283,7 +285,3 @@ def run(options: dict[str, tp.Any]) -> None:
         return
     channel.close()
     _run_program(job["source"], job["stdin"])
-
-
-if __name__ == "__main__":
-    run(json.loads(sys.argv[1]))

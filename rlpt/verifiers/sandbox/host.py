@@ -35,8 +35,10 @@ _NOBODY = 65534
 _ROOT = pathlib.Path(__file__).parents[3]
 _KEEPER = "import sys; sys.path.insert(0, sys.argv.pop()); "
 _KEEPER += "from rlpt.verifiers.sandbox import keeper; keeper.main()"
+_GUEST = "import json, sys; sys.path.insert(0, '/sandbox'); "
+_GUEST += "import guest; guest.run(json.loads(sys.argv[1]))"
 _PYTHON = os.path.realpath(sys.executable)
-_FLAGS = ("-s", "-S", "-P", "-B")
+_FLAGS = ("-s", "-S", "-P")
 _VISIBLE = ("/usr", "/lib", "/lib64", "/bin")
 
 
@@ -187,10 +189,11 @@ def _bubblewrap(options: dict[str, tp.Any]) -> list[str]:
             for parent in reversed(pathlib.Path(path).parents[:-1]):  # else only root may enter
                 command += ["--dir", str(parent)]
             command += ["--ro-bind", path, path]
-    command += ["--ro-bind", guest.__file__, "/guest.py", "--proc", "/proc", "--dev", "/dev"]
+    command += ["--ro-bind", os.path.dirname(guest.__file__), "/sandbox"]  # with its .pyc
+    command += ["--proc", "/proc", "--dev", "/dev"]
     command += ["--perms", "1777", "--size", str(options["disk"]), "--tmpfs", options["cwd"]]
     command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", options["cwd"]]
-    return [*command, "--", _PYTHON, *_FLAGS, "/guest.py", json.dumps(options)]
+    return [*command, "--", _PYTHON, *_FLAGS, "-c", _GUEST, json.dumps(options)]
 
 
 # ---- one candidate

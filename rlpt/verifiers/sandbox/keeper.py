@@ -9,15 +9,14 @@ ended, and goes.  Standard library only, and nothing of the candidate's is read 
 from __future__ import annotations
 
 import ctypes
+import glob
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import struct
 import sys
-import tempfile
 import time
 import typing as tp
 
@@ -44,19 +43,20 @@ def _checked(result: int, what: str) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """All processes below `pid` that are there now."""
+    """All processes below `pid`, some of which may have ended by now."""
     found: list[int] = []
     waiting = [pid]
     while waiting:
         at = waiting.pop()
-        try:
-            for thread in os.listdir(f"/proc/{at}/task"):
-                with open(f"/proc/{at}/task/{thread}/children") as file:
-                    waiting += map(int, file.read().split())
-        except OSError:  # ended in between
-            continue
-        found.append(at)
-    return found[1:]
+        for path in glob.glob(f"/proc/{at}/task/*/children"):
+            try:
+                with open(path) as file:
+                    children = [int(child) for child in file.read().split()]
+            except OSError:  # the thread has ended
+                continue
+            found += children
+            waiting += children
+    return found
 
 
 def _resident(pids: list[int]) -> int:
@@ -178,6 +178,8 @@ def main() -> None:
     _checked(_LIBC.prctl(_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
     directory = ""
     if options["tier"] == "rlimit":
+        import tempfile  # slow to import, as shutil is, and the other tiers do without
+
         directory = options["cwd"] = tempfile.mkdtemp(prefix="rlpt-")
         os.chown(directory, options["uid"] or -1, -1)
         files = [path for path in options["visible"] if os.path.exists(path)]
@@ -198,6 +200,8 @@ def main() -> None:
         too_much = _resident(_descendants(os.getpid())) > options["memory"]
     status = os.waitstatus_to_exitcode(_end_all(child))
     if directory:
+        import shutil
+
         shutil.rmtree(directory, ignore_errors=True)
     try:
         control.sendall(guest.pack({"status": status, "memory": too_much}))
