@@ -263,6 +263,7 @@ class Journal:
 
     A line that a killed process left unfinished is cut off, and its prompt judged again.
     Without a path nothing is kept.
+    Raises: ValueError for a file that is damaged otherwise.
     """
 
     def __init__(self, path: pathlib.Path | None, key: dict[str, tp.Any]):
@@ -278,8 +279,11 @@ class Journal:
             file.truncate(len(whole))
             if not whole:
                 file.write(json.dumps({"key": key}).encode() + b"\n")
-        for line in whole.splitlines()[1:]:
-            self.rows |= json.loads(line)
+        try:
+            for line in whole.splitlines()[1:]:
+                self.rows |= json.loads(line)
+        except ValueError as e:
+            raise ValueError(f"{path} is damaged ({e}); delete it to judge its prompts anew") from e
 
     def add(self, rows: dict[str, Row]) -> None:
         self.rows |= rows

@@ -256,6 +256,9 @@ def test_an_interrupted_evaluation_goes_on(whole, calls, tmp_path, capsys):
     assert sum(calls, [])[2:] == list(result["per_prompt"])[1:], "judged again or not at all"
     assert "1 of 6 prompts are in" in capsys.readouterr().out
     assert result == whole
+    file.write_text("{}\n!\n")
+    with pytest.raises(ValueError, match="is damaged .*; delete it"):
+        evaluate.evaluate_source(small(), "toy", cache=tmp_path)
 
 
 def test_what_is_known_is_not_computed_again(whole, calls, tmp_path, capsys):

@@ -47,7 +47,7 @@ elif args[3] == "ssh":
 """
 RLPT = """#!/bin/bash
 printf '%s|' "$@" >>"$RECORD.rlpt"; echo >>"$RECORD.rlpt"
-[[ -z "${SLOW:-}" ]] || { trap 'exit 130' TERM; touch "$RECORD.started"; sleep 30 & wait; }
+[[ -z "${SLOW:-}" ]] || { trap 'exit "$SLOW"' TERM; touch "$RECORD.started"; sleep 30 & wait; }
 [[ ! -d runs ]] || echo more >>runs/log
 code="$(head -n 1 "$RECORD.codes" 2>/dev/null)"; sed -i 1d "$RECORD.codes" 2>/dev/null
 exit "${code:-0}"
@@ -173,19 +173,23 @@ def test_slurm_runs_and_passes_the_status_on(place):
     assert place.rlpt() == ["sweep|x.py|--index|7|"]
 
 
-def test_slurm_queues_the_job_again_before_its_time_is_over(place):
+@pytest.mark.parametrize("code", [130, 0, 5])
+def test_slurm_queues_the_job_again_before_its_time_is_over(place, code):
+    """If the run stopped with a checkpoint (130): it may also have ended just then, or failed."""
     place.record.write_text("")
     process = subprocess.Popen(
         ["bash", str(place.clone / "launch/slurm.sbatch"), "train"],
-        env=place.environment(SLURM_JOB_ID="4711", SLOW="yes", SLURM_SUBMIT_DIR=str(place.clone)),
+        env=place.environment(
+            SLURM_JOB_ID="4711", SLOW=str(code), SLURM_SUBMIT_DIR=str(place.clone)
+        ),
     )
     started = pathlib.Path(f"{place.record}.started")
     end = time.monotonic() + 30
     while not started.exists() and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)  # to the script alone, as --signal=B: says
-    assert process.wait(30) == 0
-    assert place.calls()[1:] == ["scontrol requeue 4711"]
+    assert process.wait(30) == (0 if code == 130 else code)
+    assert place.calls()[1:] == (["scontrol requeue 4711"] if code == 130 else [])
 
 
 def test_slurm_without_an_installation_says_so(place):
