@@ -75,6 +75,12 @@ def test_asserts():
         assert verdict.detail.startswith(failure), verdict
 
 
+def test_a_candidate_cannot_write_into_the_log():
+    verdict = judge("def f(x): raise ValueError('\\x1b[2J\\n\\ud800 passed')", ASSERTS)
+    assert verdict.detail.isascii() and verdict.detail.isprintable(), repr(verdict.detail)
+    assert "passed 0 of 2: ValueError: \\x1b[2J" in verdict.detail, verdict
+
+
 def test_partial_scores():
     verdict = judge("def f(x): return 16", ASSERTS, partial=True)
     assert (verdict.score, verdict.outcome) == (0.5, "incorrect"), verdict

@@ -528,6 +528,10 @@ def test_what_a_function_raises_is_raised(tier):
         call(tier, "def f(): raise SystemExit(0)")
 
 
+def test_what_a_function_prints_is_lost_and_does_no_harm(tier):
+    assert call(tier, "def f():\n print('x' * 10**6, flush=True)\n return 1") == 1
+
+
 def test_programs(tier):
     def run(program, stdin="", **limits):
         with host.Session(tier, host.Limits(**limits)) as session:

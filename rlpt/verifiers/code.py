@@ -444,8 +444,9 @@ class _StandIn:
 
 
 def _told(error: Exception) -> str:
-    """An exception for people; its text may be the candidate's."""
-    return f"{type(error).__name__}: {error}"[:200].rstrip(": ")
+    """An exception for people, on one line of ASCII; its text may be the candidate's."""
+    text = f"{type(error).__name__}: {error}"[:200].rstrip(": ")
+    return text.encode("unicode_escape").decode("ascii")
 
 
 def _parsed(text: str, where: str) -> ast.Module:

@@ -367,10 +367,10 @@ class Session:
             self._control.shutdown(socket.SHUT_WR)
         self._channel.close()
         self._control.settimeout(END_DEADLINE)
+        if self._keeper.stdout:
+            self._keeper.stdout.close()
         try:
             status = json.loads(self._control.recv(1 << 12)[guest.HEADER.size :] or "null")
-            if self._keeper.stdout and status is not None:
-                self._keeper.stdout.close()
             self._keeper.wait(END_DEADLINE)
         except (OSError, subprocess.TimeoutExpired) as e:
             self._keeper.kill()

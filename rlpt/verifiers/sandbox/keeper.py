@@ -1,9 +1,9 @@
 """The process that starts one sandbox, and leaves no process and no file of it behind.
 
-It stands between a verifier and the candidate, as the reaper of
-whatever the candidate leaves.  When the sandbox ends, needs too much memory, or the verifier
-closes the control socket (or is killed), it kills all that is below it, says how the sandbox
-ended, and goes.  Standard library only, and nothing of the candidate's is read here.
+It stands between a verifier and the candidate, as the reaper of whatever the candidate leaves.
+When the sandbox ends, needs too much memory, or the verifier closes the control socket (or is
+killed), it kills all that is below it, says how the sandbox ended, and goes.  Standard library
+only, and nothing of the candidate's is read here.
 """
 
 from __future__ import annotations
