@@ -131,6 +131,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             model, loaded.tokenizer, pool, config.sampling, settings.missing_by_verifier(config),
             [v["name"] for v in config.verifiers], root, mesh,
         )  # fmt: skip
+        counted = tools_lib.counted_names(config.verifiers)
         length = lambda p: len(tools.encode(p))  # noqa: E731
         dropped = 0
         for i, source in enumerate(sources):
@@ -192,7 +193,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
 
         def evaluate(name: str) -> dict[str, tp.Any]:
             tools.params = learners.rollout_params()
-            with metrics_lib.progress(f"evaluate ({name})", 2 * len(held_out)) as advance:
+            with metrics_lib.progress(f"evaluate ({name})", len(held_out)) as advance:
                 result = evaluate_lib.evaluate(
                     tools,
                     held_out,
@@ -200,6 +201,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     temperature=config.eval.temperature,
                     blocks=config.eval.blocks or config.rollout.prompts,
                     done=advance,
+                    counted=counted,
                 )
             per_prompt = result.pop("per_prompt")
             work.write_json(f"eval_{step}.json", {"step": step, **result, "per_prompt": per_prompt})
@@ -246,7 +248,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 if config.debug:
                     columns_lib.check(batch.table)
                 if isinstance(stream, Curriculum):
-                    for name, rate in records.pass_rates(batch).items():
+                    for name, rate in records.pass_rates(batch, counted).items():
                         stream.update(name, rate)
 
                 with timer("credit"):

@@ -75,11 +75,11 @@ def test_evaluate_all_three_sources(workdir, tmp_path):
     results = []
     for source in (workdir, tmp_path / "hf", workdir / "export"):
         file = tmp_path / "result.json"
-        out, _ = rlpt("evaluate", "--model", source, *config, "--out", file)
+        out, _ = rlpt("evaluate", "--model", source, *config, "--out", file, "--cache=")
         assert "pass@1" in out and "greedy" in out
         results.append(json.loads(file.read_text()))
     assert results[0]["per_prompt"] == results[1]["per_prompt"] == results[2]["per_prompt"]
-    out, _ = rlpt("evaluate", "--model", workdir)  # a workdir knows its own tasks
+    out, _ = rlpt("evaluate", "--model", workdir, "--cache=")  # a workdir knows its own tasks
     assert "pass@1" in out
 
 

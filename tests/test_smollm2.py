@@ -129,15 +129,21 @@ def test_resume_on_smollm2_is_bit_for_bit(tmp_path):
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    assert start("whole").wait(900) == 0
-    broken, log = start("broken"), tmp_path / "broken/metrics.jsonl"
-    while not (log.exists() and '"step": 2' in log.read_text()):
-        assert broken.poll() is None, "ended before it was stopped"
-        time.sleep(0.1)
-    broken.send_signal(signal.SIGINT)
-    assert b"KeyboardInterrupt" in broken.communicate(timeout=300)[1]
+    with start("whole") as whole:
+        _, err = whole.communicate(timeout=900)
+    assert whole.returncode == 0, err
+    log = tmp_path / "broken/metrics.jsonl"
+    with start("broken") as broken:
+        while not (log.exists() and '"step": 2' in log.read_text()):
+            assert broken.poll() is None, "ended before it was stopped"
+            time.sleep(0.1)
+        broken.send_signal(signal.SIGINT)
+        _, err = broken.communicate(timeout=300)
+    assert b"KeyboardInterrupt" in err
     assert not (tmp_path / "broken/summary.json").exists()
-    assert start("broken").wait(900) == 0
+    with start("broken") as again:
+        _, err = again.communicate(timeout=900)
+    assert again.returncode == 0, err
     from rlpt.policy import load_policy
 
     a, b = (jax.device_get(load_policy(str(tmp_path / n)).params) for n in ("whole", "broken"))
