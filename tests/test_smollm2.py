@@ -119,6 +119,7 @@ train.train(c, sys.argv[1])
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_resume_on_smollm2_is_bit_for_bit(tmp_path):
     """Four steps, against the same stopped by a signal on the way and started again."""
     script = RUN.format(configs=str(ROOT / "configs"))
