@@ -181,8 +181,8 @@ class State(tp.NamedTuple):
     tokens [P,G,T] int32, logp [P,G,T] f32: what was sampled so far; step: scalar int32,
     tokens sampled; done [P,G] bool; lengths [P,G] int32: real tokens, the stop token
     included; keys [P,G]; offset [P,1] int32: completion tokens that the context ends with,
-    which the positions of the draws count; prompt: keys, values [N,P,L,KV,hd], positions,
-    mask [P,L]; cache: keys, values [N,P,G,T,KV,hd]; cache_positions [P,G,T] int32, -1 empty.
+    which the positions of the draws count; prompt: keys, values [N,P,KV,L,hd], positions,
+    mask [P,L]; cache: keys, values [N,P,G,KV,T,hd]; cache_positions [P,G,T] int32, -1 empty.
     """
 
     tokens: jax.Array
@@ -245,7 +245,7 @@ def start(
     )
     assert cache is not None
     keys = row_keys(key, ids)
-    own = (cfg.num_layers, p, g, width, cfg.num_kv_heads, cfg.head_dim)
+    own = (cfg.num_layers, p, g, cfg.num_kv_heads, width, cfg.head_dim)
     state = State(
         tokens=jnp.full((p, g, width), pad, jnp.int32),
         logp=jnp.zeros((p, g, width), jnp.float32),

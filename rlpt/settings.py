@@ -36,7 +36,7 @@ def default() -> tp.Any:
     c.model = dict(
         source="embedded",  # embedded, toy[:...], a Hugging Face directory or a .gguf file
         dtype="float32",  # compute dtype; parameters and optimizer stay float32
-        remat="none",  # none, dots, full
+        remat="dots",  # none, dots (keep matmuls), full: what the backward pass recomputes
         matmul_precision="default",  # highest for exact sampler/scorer agreement on TPU and GPU
         logits_chunk=1024,  # completion positions whose logits exist at once
         lora=dict(rank=0, alpha=16.0, targets=r"layers/(q|k|v|o|gate|up|down)"),

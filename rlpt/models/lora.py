@@ -51,7 +51,8 @@ def matmul(x: jax.Array, kernel: jax.Array | LoRA) -> jax.Array:
     if isinstance(kernel, LoRA):
         a, b = kernel.a.astype(x.dtype), kernel.b.astype(x.dtype)
         return matmul(x, kernel.base) + (x @ a) @ b * kernel.scale
-    return x @ kernel.astype(x.dtype)
+    flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    return flat.reshape(*x.shape[:-1], -1)
 
 
 def kernel_paths(params: Params) -> list[str]:

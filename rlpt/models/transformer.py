@@ -175,7 +175,8 @@ def rope_tables(cfg: ModelConfig, positions: jax.Array) -> tuple[jax.Array, jax.
 class Part(tp.NamedTuple):
     """Keys and values that queries attend to, all of one layer.
 
-    k, v: [P, S', KV, hd] when shared by the group, else [P, G, S', KV, hd];
+    k, v: [P, KV, S', hd] when shared by the group, else [P, G, KV, S', hd]: with the heads
+    in front, so that no product has to copy them;
     positions: [P, S'] or [P, G, S'] int32; mask: the same shape, True = a real key.
     """
 
@@ -183,6 +184,17 @@ class Part(tp.NamedTuple):
     v: jax.Array
     positions: jax.Array
     mask: jax.Array
+
+
+def _product(subscripts: str, rows: jax.Array, keys: jax.Array) -> jax.Array:
+    """einsum in float32 of rows [B..., M..., x] and keys [B..., L, x'], M seen as one axis.
+
+    With more than one axis of rows the gradient's products would transpose what they sum over.
+    """
+    batch = keys.shape[:-2]
+    flat = rows.reshape(*batch, -1, rows.shape[-1])
+    out = jnp.einsum(subscripts, flat, keys, preferred_element_type=jnp.float32)
+    return out.reshape(*rows.shape[:-1], out.shape[-1])
 
 
 def attend(
@@ -204,42 +216,39 @@ def attend(
     kv = cfg.num_kv_heads
     scale = cfg.query_scale or hd**-0.5
     q = (q.astype(jnp.float32) * scale).astype(q.dtype).reshape(p, g, s, kv, h // kv, hd)
+    q = q.transpose(0, 1, 3, 4, 2, 5)  # [P,G,KV,R,S,hd]
+
+    def swap(x: jax.Array, part: Part) -> jax.Array:
+        """[P,G,KV,...] <-> [P,KV,G,...] for what is shared: one product for the group."""
+        return jnp.swapaxes(x, 1, 2) if part.k.ndim == 4 else x
+
     scores = []
     for part in parts:
         shared = part.k.ndim == 4
-        x = jnp.einsum(
-            "pgskrh,plkh->pgkrsl" if shared else "pgskrh,pglkh->pgkrsl",
-            q,
-            part.k,
-            preferred_element_type=jnp.float32,
-        )
+        x = _product("...mh,...lh->...ml", swap(q, part), part.k)
         if cfg.attn_softcap:
             x = cfg.attn_softcap * jnp.tanh(x / cfg.attn_softcap)
         key_pos = part.positions[:, None] if shared else part.positions
         real = part.mask[:, None] if shared else part.mask
         distance = positions[..., :, None] - key_pos[..., None, :]
         seen = real[..., None, :] & (distance >= 0) & ((window <= 0) | (distance < window))
-        scores.append(jnp.where(seen[:, :, None, None], x, -1e30))
-    top = functools.reduce(jnp.maximum, [x.max(-1, keepdims=True) for x in scores])
-    top = jax.lax.stop_gradient(top)
-    weights = [jnp.exp(x - top) for x in scores]
-    total = sum(w.sum(-1) for w in weights)  # [P,G,KV,R,S]
+        scores.append(jnp.where(swap(seen[:, :, None, None], part), x, -1e30))
+    tops = [swap(x.max(-1, keepdims=True), y) for x, y in zip(scores, parts, strict=True)]
+    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))  # [P,G,KV,R,S,1]
+    total: tp.Any = 0.0
     out: tp.Any = 0.0
-    for part, w in zip(parts, weights, strict=True):
-        out = out + jnp.einsum(
-            "pgkrsl,plkh->pgskrh" if part.v.ndim == 4 else "pgkrsl,pglkh->pgskrh",
-            w.astype(part.v.dtype),
-            part.v,
-            preferred_element_type=jnp.float32,
-        )
-    out = out / jnp.moveaxis(total, -1, 2)[..., None]
-    return out.astype(q.dtype).reshape(p, g, s, h * hd)
+    for part, x in zip(parts, scores, strict=True):
+        w = jnp.exp(x - swap(top, part))
+        total = total + swap(w.sum(-1, keepdims=True), part)
+        out = out + swap(_product("...ml,...lh->...mh", w.astype(part.v.dtype), part.v), part)
+    out = (out / total).astype(q.dtype)
+    return out.transpose(0, 1, 4, 2, 3, 5).reshape(p, g, s, h * hd)
 
 
 def project(
     cfg: ModelConfig, layer: Params, x: jax.Array, cos: jax.Array, sin: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Rotated q [..., S, H, hd], rotated k and v [..., S, KV, hd] of normed input x [..., S, D]."""
+    """Rotated q [..., S, H, hd], rotated k and v [..., KV, S, hd] of normed input x [..., S, D]."""
     q, k, v = (lora.matmul(x, layer[n]) for n in "qkv")
     if cfg.qkv_bias:
         q, k, v = (
@@ -248,7 +257,7 @@ def project(
     q, k, v = (y.reshape(*y.shape[:-1], -1, cfg.head_dim) for y in (q, k, v))
     if cfg.qk_norm:
         q, k = rms_norm(cfg, q, layer["q_norm"]), rms_norm(cfg, k, layer["k_norm"])
-    return rotate(q, cos, sin), rotate(k, cos, sin), v
+    return rotate(q, cos, sin), jnp.swapaxes(rotate(k, cos, sin), -3, -2), jnp.swapaxes(v, -3, -2)
 
 
 def finish_layer(cfg: ModelConfig, layer: Params, x: jax.Array, attended: jax.Array) -> jax.Array:
@@ -323,7 +332,7 @@ def forward(
       completion_tokens, completion_mask: [P, G, S] or None.
       dtype: compute dtype; parameters are cast where they are used.
       remat: none, full (recompute layers in the backward pass) or dots (keep matmuls).
-      return_cache: also return the prompt's keys and values, [N, P, L, KV, hd] each.
+      return_cache: also return the prompt's keys and values, [N, P, KV, L, hd] each.
     Returns: (prompt hidden [P,L,D], completion hidden [P,G,S,D] or None, cache or None),
       after the final norm.
     """
@@ -394,8 +403,8 @@ def decode_step(
 
     Args:
       tokens, positions: [P, G].
-      prompt: keys, values [N,P,L,KV,hd], positions and mask [P,L].
-      cache: keys, values [N,P,G,S,KV,hd]; slot: scalar, where this token goes;
+      prompt: keys, values [N,P,KV,L,hd], positions and mask [P,L].
+      cache: keys, values [N,P,G,KV,S,hd]; slot: scalar, where this token goes;
         filled: static bound on the slots in use (slot < filled), so that attention
         does not read the empty rest.
       cache_positions: [P,G,S] int32 with this token's position at `slot`; -1: empty.
@@ -411,10 +420,10 @@ def decode_step(
         layer, info, pk, pv = xs
         y = rms_norm(cfg, x, layer["attn_norm"])
         q, k, v = project(cfg, layer, y, *(t[info["rope"]] for t in rope))
-        start = (info["index"], 0, 0, slot, 0, 0)
+        start = (info["index"], 0, 0, 0, slot, 0)
         ck = jax.lax.dynamic_update_slice(ck, k[None].astype(ck.dtype), start)
         cv = jax.lax.dynamic_update_slice(cv, v[None].astype(cv.dtype), start)
-        size = (1, *ck.shape[1:3], filled, *ck.shape[4:])
+        size = (1, *ck.shape[1:4], filled, ck.shape[5])
         at = (info["index"], 0, 0, 0, 0, 0)
         own = Part(
             jax.lax.dynamic_slice(ck, at, size)[0],
