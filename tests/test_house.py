@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -66,6 +67,7 @@ LAZY = {
 FORBIDDEN = {"torch", "tensorflow"}
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     """{"models.hf": its syntax tree} for all of rlpt."""
     found = {}
