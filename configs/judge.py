@@ -46,6 +46,10 @@ def get_config(arg: str | None = None):
     c.pool.deadline, c.pool.batch_deadline = 60.0, 90.0
     c.rollout.prompts, c.rollout.group = 8, 8
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (32,), (16,)
-    c.advantage = (dict(fn="noise.backward", fp_rate=0.336, fn_rate=0.162, scale=1.0),)
+    c.advantage = (
+        dict(fn="noise.control", scale=1.0, writes="control_advantages"),
+        dict(fn="noise.backward", fp_rate=0.336, fn_rate=0.162, scale=1.0),
+        "noise.audit",
+    )
     c.optim.lr = 1e-5
     return rlpt.config.runlocal(c) if arg == "runlocal" else c
