@@ -213,12 +213,12 @@ def thr_example():
 def test_thr_number_and_finite_difference(settings):
     w, h, y = thr_example()
     advantages = np.array([[1.0, -0.5, -0.5]])
-    out = influence_scorer.on_correct(
-        h, y, jnp.ones(y.shape, bool), jnp.ones((1, 3)), {"v": jnp.array([[1.0, 0, 0]])},
-        lambda x: x @ w.T, **settings,
-    )["influence"]  # fmt: skip
-    total = np.sum(advantages[..., None] * out)
-    assert total == pytest.approx(3.8568959, abs=2e-5)
+    columns = (jnp.ones(y.shape, bool), jnp.ones((1, 3)), {"v": jnp.array([[1.0, 0, 0]])})
+    score = lambda h, y, *c: influence_scorer.on_correct(h, y, *c, lambda x: x @ w.T, **settings)
+    for run in (jax.jit(score), score):
+        out = run(h, y, *columns)["influence"]
+        total = np.sum(advantages[..., None] * out)
+        assert total == pytest.approx(3.8568959, abs=2e-5)
 
     def correct(w):  # log-likelihood of the correct row, in float64
         z = np.asarray(h, np.float64)[0, 0] @ w.T
@@ -482,13 +482,15 @@ def test_information_gain_numbers():
         value = jnp.where(context == 0, -3.0, jnp.where(context == 3, -1.0, -1.5))
         return {"logp": jnp.where(own, value, 0.0)}
 
-    mask = jnp.ones((1, 1, 6), bool)
-    got = answers.information_gain(
-        {"policy": law}, jnp.zeros((1, 2), int), jnp.ones((1, 2), bool), jnp.zeros((1, 1, 6), int),
-        mask, TURNS >= 0, jnp.ones((1, 1)), TURNS, jnp.array([[9, 9]]), jnp.ones((1, 2), bool),
-        turns=3,
-    )["step_rewards"]  # fmt: skip
-    close(got, [[[0, 0.318092, 0, -0.144749, 0, 0]]], what="nothing for the last turn")
+    columns = (
+        jnp.zeros((1, 2), int), jnp.ones((1, 2), bool), jnp.zeros((1, 1, 6), int),
+        jnp.ones((1, 1, 6), bool), TURNS >= 0, jnp.ones((1, 1)), TURNS, jnp.array([[9, 9]]),
+        jnp.ones((1, 2), bool),
+    )  # fmt: skip
+    gain = lambda *columns: answers.information_gain({"policy": law}, *columns, turns=3)
+    for run in (gain, jax.jit(gain)):
+        got = run(*columns)["step_rewards"]
+        close(got, [[[0, 0.318092, 0, -0.144749, 0, 0]]], what="nothing for the last turn")
 
 
 def test_information_gain_is_the_change_of_belief_of_the_model():
