@@ -18,6 +18,7 @@ import json
 import os
 import queue
 import secrets
+import signal
 import threading
 import time
 import typing as tp
@@ -371,6 +372,8 @@ def serve(source: str, host: str, port: int, name: str = "", **settings: int) ->
     """Serves a model until interrupted. settings: of `Sampler`; RLPT_API_KEY: the key, if set."""
     from rlpt.policy import load_policy
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have started it with these ignored
+        signal.signal(number, signal.default_int_handler)
     loaded = load_policy(source)
     key = os.environ.get("RLPT_API_KEY", "")
     sampler = Sampler(loaded, **settings)

@@ -145,20 +145,23 @@ def test_a_failure_of_the_sampler_is_one_of_the_request(sampler, url, monkeypatc
     assert len(texts(url)) == 1
 
 
-def test_the_command(tmp_path):
-    command = [sys.executable, "-m", "rlpt.cli", "serve", "--model", "toy", "--port", "0"]
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_the_command(tmp_path, stop):
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]  # as a script's background jobs are
+    command += [sys.executable, "-m", "rlpt.cli", "serve", "--model", "toy", "--port", "0"]
     command += ["--prompt_tokens", "64", "--max_tokens", "4"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
-    )  # fmt: skip
-    try:
-        line = process.stdout.readline()
-        found = re.search(r"serving toy at (http://127\.0\.0\.1:\d+/v1)", line)
-        assert found, line + process.stderr.read()
-        assert len(texts(found[1])[0]) > 0
-    finally:
-        process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    ) as process:  # fmt: skip
+        try:
+            line = process.stdout.readline()
+            found = re.search(r"serving toy at (http://127\.0\.0\.1:\d+/v1)", line)
+            assert found, line
+            assert len(texts(found[1])[0]) > 0
+            process.send_signal(stop)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130 and not err, err
     assert json.dumps(MESSAGES[0]["content"]) not in out
