@@ -79,7 +79,7 @@ def constant_length(
 ) -> jax.Array:
     """Sum over tokens divided by rows times a constant: a token weighs the same in any row.
 
-    sum(value) / (B L_max), as in TRL; verl's mode of similar name leaves out B.
+    sum(value) / (B L_max), as in TRL; older verl's mode of similar name left out B.
 
     Args:
       loss_mask, row_mask, train_mask: as `token_mean`.
