@@ -183,6 +183,9 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
     chain = chain_lib.build(config, config.rollout.group_blocks)
     scorers = tuple(config_lib.entry("scorers", s) for s in config.scorers)
     learners = make_learners(config, _TINY)
+    entries = {name: settings.learner_entry(config, name) for name in config.learners}
+    reads = {c for _, m in chain.methods for c in m.reads}
+    reads = reads.union(*(r.reads() for r in learners.values()), *(s.reads for s in scorers))
     for learner in learners.values():
         names = [t.name for t in learner.terms]
         if len(set(names)) != len(names):
@@ -202,13 +205,18 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
         table["ref_logp"] = logp = table["sampler_logp"]  # scored where a method reads it
         if learners["policy"].old_logp_given:
             table["old_logp"] = logp
-        models = {"policy": (learners["policy"], params), "reference": (learners["policy"], params)}
+        models = {"policy": (learners["policy"], params)}
+        if "ref_logp" in reads:
+            models["reference"] = models["policy"]
+        for name, entry in entries.items():
+            if entry["table"] == "policy" and entry["when"] == "before_credit":
+                _check_terms(learners[name], {**table, "old_logp": logp})
         for name, learner in learners.items():
             if learner.output == "value":
                 models[name] = (learner, scoring.value_params(params))
             elif name != "policy":
                 models[name] = (learner, params)
-            if name != "policy" and (writes := config.learners[name].get("writes", "")):
+            if name != "policy" and (writes := entries[name]["writes"]):
                 table[writes] = logp
         numbers = [s.numbers_at(0) for s in scorers]
         return table | learners_lib.score_columns(scorers, models, table, numbers, 0)
@@ -216,8 +224,8 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
     def credited(table: Table, key: jax.Array) -> None:
         table, _ = chain(table, chain.init(), chain.numbers(0), key, jnp.int32(0))
         for name, learner in learners.items():
-            entry = {} if name == "policy" else config.learners[name]
-            if entry.get("table", "policy") == "policy":
+            entry = entries.get(name, settings.LEARNER)
+            if entry["table"] == "policy" and entry["when"] == "after_credit":
                 _check_terms(learner, {**table, "old_logp": table["sampler_logp"]})
 
     params = jax.eval_shape(lambda: transformer.init_params(_TINY, jax.random.key(0)))

@@ -19,9 +19,9 @@ from rlpt.config import Bound, ConfigError
 from rlpt.learner import MODEL_COLUMNS, Learner, LearnerState
 from rlpt.models import lora, transformer
 from rlpt.models.load import Loaded, load
+from rlpt.settings import LEARNER, learner_entry
 
 Params = tp.Any
-WHEN = ("before_credit", "after_credit")
 
 
 class _Models(dict[str, tp.Any]):
@@ -92,6 +92,7 @@ class Learners:
         self.config, self.learners, self.scorers = config, learners, scorers
         self.mesh = learners["policy"].mesh
         base = self._placed(loaded.params)
+        self.entries = {name: learner_entry(config, name) for name in config.learners}
         self.states: dict[str, LearnerState] = {}
         self.frozen: Params = None  # the base model under LoRA
         trained = base
@@ -104,7 +105,7 @@ class Learners:
             self.reference = base if rank else jax.tree.map(jnp.copy, base)
         for name, learner in learners.items():
             if name != "policy":
-                trained = _weights(config.learners[name].get("source", "policy"), base, loaded)
+                trained = _weights(self.entries[name]["source"], base, loaded)
                 if learner.output == "value":
                     trained = scoring.value_params(trained)
             self.states[name] = learner.place(learner.init(trained))
@@ -176,7 +177,7 @@ class Learners:
         """Writes the columns of further learners (values, …) and of the scorers."""
         columns = self._columns(table)
         for name, learner in self.learners.items():
-            if name != "policy" and (writes := self.config.learners[name].get("writes", "")):
+            if name != "policy" and (writes := self.entries[name]["writes"]):
                 table[writes] = learner.score(self.states[name]["params"], columns)
         if self.scorers:
             params = {k: s["params"] for k, s in self.states.items()}
@@ -195,9 +196,9 @@ class Learners:
         """
         metrics: dict[str, float] = {}
         for i, (name, learner) in enumerate(self.learners.items()):
-            entry = {} if name == "policy" else self.config.learners[name]
-            table = tables.get(entry.get("table", "policy"))
-            if entry.get("when", "after_credit") != when or table is None or step < learner.start:
+            entry = self.entries.get(name, LEARNER)
+            table = tables.get(entry["table"])
+            if entry["when"] != when or table is None or step < learner.start:
                 continue
             self.states[name], new = learner.update(
                 self.states[name],

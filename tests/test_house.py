@@ -44,7 +44,16 @@ MAY_IMPORT = {
     "chain": {"columns", "config"},
     "probe": {"chain", "columns", "config"},
     "learner": {"columns", "config", "losses", "models", "optim", "scoring", "sharding"},
-    "learners": {"columns", "config", "learner", "models", "records", "scoring", "sharding"},
+    "learners": {
+        "columns",
+        "config",
+        "learner",
+        "models",
+        "records",
+        "scoring",
+        "settings",
+        "sharding",
+    },
     "report": {"columns", "metrics", "report", "statistics"},
 }
 MATHEMATICS = ("rewards", "advantages", "losses")
