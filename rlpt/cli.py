@@ -6,12 +6,15 @@ import itertools
 import json
 import pathlib
 import sys
+import traceback
 import typing as tp
 
 USAGE = """usage: rlpt COMMAND [flags]
 
   train     --config FILE.py[:ARG] --workdir DIR [--config.KEY=VALUE ...]
-            trains; the same command with the same workdir resumes
+            [--coordinator HOST:PORT --processes N --process I] [--distributed auto|on|off]
+            trains; the same command with the same workdir resumes; several processes, each
+            with this command, train one model: Slurm, Open MPI and TPU slices are recognised
   sample    --model SOURCE --prompt TEXT [--system TEXT] [--n 1] [--temperature 1.0]
             [--max_tokens 64] [--seed 0] [--top_k 0] [--top_p 1.0] [--min_p 0.0] [--stop TEXT]
   evaluate  --model SOURCE [--config FILE.py[:ARG]] [--out FILE.json] [--base FILE.json]
@@ -98,9 +101,18 @@ def _train(argv: list[str]) -> None:
 
     def define(v: tp.Any) -> None:
         flags.DEFINE_string("workdir", None, "directory of the run", flag_values=v)
+        flags.DEFINE_enum(
+            "distributed", "auto", ["auto", "on", "off"], "join other processes", flag_values=v
+        )
+        flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0", flag_values=v)
+        flags.DEFINE_integer("processes", None, "of this run", lower_bound=1, flag_values=v)
+        flags.DEFINE_integer("process", None, "index of this one", lower_bound=0, flag_values=v)
 
     values = _flags("train", argv, define, config=True)
     _need(values, "train", "config", "workdir")
+    from rlpt import distributed
+
+    distributed.initialize(values.distributed, values.coordinator, values.processes, values.process)
     from rlpt import train
 
     train.train(values.config, values.workdir)
@@ -335,8 +347,21 @@ COMMANDS = {
 }
 
 
+def _leave(status: int, error: BaseException | None = None) -> tp.NoReturn:
+    """Ends the process; one of several at once, with a status of its own where a peer is gone."""
+    if "jax" in sys.modules:
+        from rlpt import distributed
+
+        distributed.leave(status, error)
+    raise SystemExit(status) from error
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exits with 0 done, 1 an error that says what to do, 2 usage, 130 interrupted."""
+    """Entry point.
+
+    Exits with 0 done, 1 an error that says what to do, 2 usage, 75 another process of the run is
+    gone (start all again), 130 interrupted.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
@@ -347,10 +372,13 @@ def main(argv: list[str] | None = None) -> None:
     try:
         COMMANDS[argv[0]](argv[1:])
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        _leave(130)
     except _PLAIN as e:
         print(f"rlpt {argv[0]}: {type(e).__name__}: {e}", file=sys.stderr)
-        raise SystemExit(1) from e
+        _leave(1, e)
+    except Exception as e:
+        traceback.print_exc()
+        _leave(1, e)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import numpy as np
 from rlpt import build, checkpoint, metrics, records, settings, statistics
 from rlpt import tools as tools_lib
 from rlpt.endpoint import Completion, Endpoint
+from rlpt.tasks import build as tasks_build
 from rlpt.tasks.base import Prompt
 from rlpt.tasks.stream import filter_long
 from rlpt.verifiers import base as verifiers_base
@@ -35,6 +36,10 @@ from rlpt.verifiers.pool import VerifierPool
 
 Sampler = collections.abc.Callable[
     [collections.abc.Sequence[Prompt], int, float], list[list[Completion]]
+]
+Verify = collections.abc.Callable[
+    [list[verifiers_base.Trajectory], list[Prompt]],
+    collections.abc.Sequence[collections.abc.Mapping[str, verifiers_base.Verdict]],
 ]
 Row = dict[str, tp.Any]  # what is known of a prompt, as JSON: see `judge`
 BRIEF = ("correct", "samples", "sample", "greedy", "greedy_text")  # of a row, for the trainer's log
@@ -86,7 +91,7 @@ def canonical(text: str) -> str | None:
 
 def judge(
     sampler: Sampler,
-    pool: VerifierPool,
+    verify: Verify,
     prompts: collections.abc.Sequence[Prompt],
     *,
     samples: int,
@@ -96,7 +101,7 @@ def judge(
 ) -> list[Row]:
     """Samples and judges completions of some prompts.
 
-    Args: as `evaluate`; prompts: one batch.
+    Args: as `evaluate`; verify: as `VerifierPool.verify`; prompts: one batch.
     Returns: a row a prompt: correct (number), samples, sample (the first text), hits [bool],
       answers (`canonical`), verdicts {verifier: [[score, outcome]]}, tokens, truncated, one a
       completion; and greedy (bool), greedy_text. Without samples, verdicts, tokens and
@@ -109,7 +114,7 @@ def judge(
         completions = sampler(prompts, n, heat)
         flat = [(c, p) for p, group in zip(prompts, completions, strict=True) for c in group]
         verdicts = iter(
-            pool.verify(
+            verify(
                 [verifiers_base.Trajectory(c.text, c.prompt_text, c.truncated) for c, _ in flat],
                 [p for _, p in flat],
             )
@@ -241,7 +246,7 @@ def evaluate(
     for start in range(0, len(prompts), blocks):
         part = prompts[start : start + blocks]
         rows += judge(
-            Local(tools, blocks), tools.pool, part, samples=samples, temperature=temperature,
+            Local(tools, blocks), tools.judge, part, samples=samples, temperature=temperature,
             greedy=greedy, counted=counted,
         )  # fmt: skip
         if done:
@@ -338,7 +343,7 @@ def evaluate_source(
         pool = stack.enter_context(
             VerifierPool(tuple(dict(v) for v in config.verifiers), **config.pool)
         )
-        pool.check_gold(prompts)
+        prompts = pool.check_gold(prompts, tasks_build.skipping(config.tasks))
         sampler: Sampler
         if source.startswith(("http://", "https://")):
             if not model_name:
@@ -365,7 +370,7 @@ def evaluate_source(
             for start in range(0, len(missing), blocks):
                 part = missing[start : start + blocks]
                 rows = judge(
-                    sampler, pool, part, samples=config.eval.samples,
+                    sampler, pool.verify, part, samples=config.eval.samples,
                     temperature=config.eval.temperature, greedy=True, counted=counted,
                 )  # fmt: skip
                 journal.add(dict(zip((p.id for p in part), rows, strict=True)))

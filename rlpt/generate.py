@@ -381,9 +381,9 @@ def generate(
             dtype=dtype,
         )
         if check is not None:
-            done = check(*jax.device_get((state.tokens, state.lengths, state.done)))
-            state = state._replace(done=jnp.asarray(done))
-        if until >= width or (check is not None and bool(state.done.all())):
+            done = check(*sharding.fetch((state.tokens, state.lengths, state.done)))
+            state = state._replace(done=sharding.place_batch(np.asarray(done), mesh))
+        if until >= width or (check is not None and bool(done.all())):
             break
         until = min(until + check_every, width)
     mask = jnp.arange(width) < state.lengths[..., None]

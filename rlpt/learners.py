@@ -138,7 +138,7 @@ class Learners:
         if self._dtype != jnp.float32:
             params = _cast(params, self._dtype)
         if self.config.mesh.rollout == "replicated" and self.mesh is not None:
-            params = jax.device_put(params, sharding.everywhere(self.mesh))
+            params = sharding.replicate(params, self.mesh)
         return params
 
     def policy_params(self) -> Params:

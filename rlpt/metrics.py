@@ -393,24 +393,24 @@ class RolloutLog:
     Floats are kept to 6 decimals, NaN and infinity become null.
 
     Args:
-      workdir, resume_step: as for `Metrics`.
-      process: index of the process; each writes its own rows, the first to
-        `rollouts.jsonl` and process 3 to `rollouts-3.jsonl`.
+      workdir, resume_step, primary: as for `Metrics`.
     """
 
-    def __init__(self, workdir: PathLike, *, resume_step: int | None = None, process: int = 0):
-        name = pathlib.Path(ROLLOUTS_FILE)
-        self.path = local_dir(workdir) / (
-            f"{name.stem}-{process}{name.suffix}" if process else name
-        )
-        self._lines = _Lines(self.path, resume_step)
+    def __init__(self, workdir: PathLike, *, resume_step: int | None = None, primary: bool = True):
+        self.path = pathlib.Path(workdir) / ROLLOUTS_FILE
+        self._lines: _Lines | None = None
+        if primary:
+            local_dir(workdir)
+            self._lines = _Lines(self.path, resume_step)
 
     def write(self, step: int, rows: tp.Iterable[tp.Mapping[str, tp.Any]]) -> None:
         """Appends the rows of a step. Raises: OSError, naming the file."""
-        self._lines.append({"step": step, **plain(dict(row))} for row in rows)
+        if self._lines is not None:
+            self._lines.append({"step": step, **plain(dict(row))} for row in rows)
 
     def close(self) -> None:
-        self._lines.close()
+        if self._lines is not None:
+            self._lines.close()
 
     def __enter__(self) -> RolloutLog:
         return self
@@ -442,12 +442,15 @@ class Timer:
 
 
 @contextlib.contextmanager
-def progress(description: str, total: int) -> tp.Iterator[tp.Callable[[int], None]]:
+def progress(
+    description: str, total: int, show: bool = True
+) -> tp.Iterator[tp.Callable[[int], None]]:
     """A bar for something long: `with progress("evaluate", 200) as advance: advance(8)`.
 
     Without a terminal there is no bar, but one line at the end with the seconds.
+    show: False: nothing is printed.
     """
-    console = rich.console.Console()
+    console = rich.console.Console(quiet=not show)
     start, done = time.perf_counter(), 0
     with rich.progress.Progress(
         *rich.progress.Progress.get_default_columns(),
@@ -463,5 +466,5 @@ def progress(description: str, total: int) -> tp.Iterator[tp.Callable[[int], Non
             bar.advance(task, n)
 
         yield advance
-    if not console.is_terminal:
+    if show and not console.is_terminal:
         print(f"{description}: {done} in {time.perf_counter() - start:.1f} s", flush=True)

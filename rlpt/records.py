@@ -8,13 +8,16 @@ import typing as tp
 import numpy as np
 
 from rlpt import columns as columns_lib
+from rlpt import distributed
 from rlpt import learner as learner_lib
 from rlpt import tools as tools_lib
 from rlpt.columns import Table
 
 
 def say(text: str = "") -> None:
-    print(text, flush=True)
+    """Prints a line; of several processes only the first does."""
+    if distributed.primary():
+        print(text, flush=True)
 
 
 def batch_metrics(batch: tools_lib.Batch, table: Table) -> dict[str, float]:

@@ -88,10 +88,36 @@ def shards(mesh: Mesh | None) -> int:
 
 
 def place_batch(table: Tree, mesh: Mesh | None) -> Tree:
-    """Columns [P,...] on the devices of the mesh, cut over P; without a mesh as they are."""
+    """Columns [P,...] on the devices of the mesh, cut over P; without a mesh as they are.
+
+    Every process gives the same values of what is not on the mesh yet.
+    """
     if mesh is None:
         return table
-    return jax.tree.map(lambda x: jax.device_put(x, batch_sharding(mesh)), table)
+    return jax.tree.map(lambda x: _put(x, batch_sharding(mesh)), table)
+
+
+def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
+    """The leaves whole on every device of the mesh; without a mesh as they are."""
+    if mesh is None:
+        return tree
+    return jax.tree.map(lambda x: _put(x, everywhere(mesh)), tree)
+
+
+def fetch(tree: Tree) -> Tree:
+    """The leaves as numpy arrays, whole in every process; every process calls it."""
+
+    def one(x: tp.Any) -> tp.Any:
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            mesh = tp.cast(NamedSharding, x.sharding).mesh
+            x = jax.jit(_same, out_shardings=everywhere(tp.cast(Mesh, mesh)))(x)
+        return x
+
+    return jax.device_get(jax.tree.map(one, tree))
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
 
 
 def shardings(
@@ -163,9 +189,19 @@ def place_like(state: Tree, params: Tree, mesh: Mesh) -> Tree:
 
 
 def _put(leaf: tp.Any, sharding: NamedSharding) -> jax.Array:
-    """Unlike device_put, this does not compare the values of all processes."""
-    host = np.asarray(leaf)
-    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+    """Unlike device_put, this does not compare the values of all processes.
+
+    leaf: an array, or what has a shape and gives a part of itself as leaf[slices].
+    """
+    if isinstance(leaf, jax.Array):
+        if len(leaf.sharding.device_set) == sharding.mesh.size > 1:
+            if leaf.is_fully_addressable:
+                return jax.device_put(leaf, sharding)
+            return jax.jit(_same, out_shardings=sharding)(leaf)
+        leaf = np.asarray(leaf)
+    return jax.make_array_from_callback(
+        np.shape(leaf), sharding, lambda index: np.asarray(leaf[index] if index else leaf)
+    )
 
 
 def _fitted(name: str, shape: tuple[int, ...], rule: Rule, mesh: Mesh) -> Spec:

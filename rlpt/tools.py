@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlpt import distributed, metrics, scoring, sharding
 from rlpt import generate as generate_lib
-from rlpt import metrics, scoring
 from rlpt.columns import Table
 from rlpt.config import ConfigError
 from rlpt.models.transformer import ModelConfig
@@ -178,7 +178,7 @@ class Tools:
             check=(lambda t, n, d: d | self._stopped(t, n, d, starts, stops)) if stops else None,
             check_every=_CHECK_EVERY,
         )
-        table: Table = {k: np.array(v) for k, v in jax.device_get(out).items()}
+        table: Table = {k: np.array(v) for k, v in sharding.fetch(out).items()}
         over = np.arange(width) >= np.array(room)[:, None, None]
         table["truncated"] |= (table["completion_mask"] & over).any(-1)
         _cut(table, over, pad)
@@ -190,10 +190,16 @@ class Tools:
                 ("completion_tokens", pad), ("completion_mask", False), ("sampler_logp", 0)
             ):  # fmt: skip
                 table[name] = np.pad(table[name], more, constant_values=fill)
-        completions = [
-            [self._text(table, i, j, x, stops) if alive[i, j] else "" for j in range(group)]
-            for i, x in enumerate(starts)
-        ]
+        texts = distributed.split(
+            range(p * group),
+            lambda rows: [
+                self._text(table, r // group, r % group, starts[r // group], stops)
+                if alive[r // group, r % group]
+                else ""
+                for r in rows
+            ],
+        )
+        completions = [texts[i * group : (i + 1) * group] for i in range(p)]
         table |= {
             "prompt_tokens": tokens,
             "prompt_mask": mask,
@@ -311,7 +317,7 @@ class Tools:
             self.model, self.params, {k: table[k] for k in names}, entropy=True,
             dtype=jnp.dtype(self.sampling.dtype), blocks=1,
         )  # fmt: skip
-        return {k: np.asarray(v) for k, v in out.items()}
+        return sharding.fetch(out)
 
     def uniform(self, *parts: int | str) -> float:
         """A number in [0, 1) that follows from the run's key and `parts`: for host choices."""
@@ -532,6 +538,23 @@ class Tools:
         policy = self.missing.get(name, {}).get(outcome, "mask")
         return None if policy == "mask" else float(policy)
 
+    def judge(
+        self,
+        trajectories: collections.abc.Sequence[Trajectory],
+        prompts: collections.abc.Sequence[Prompt],
+    ) -> list[dict[str, Verdict]]:
+        """The verdicts of every verifier, as `VerifierPool.verify`, the same on every process.
+
+        Of several processes each judges its part of the trajectories.
+        """
+
+        def work(part: collections.abc.Sequence[tuple[Trajectory, Prompt]]) -> list[tp.Any]:
+            found = self.pool.verify([t for t, _ in part], [p for _, p in part])
+            return [{k: dataclasses.astuple(v) for k, v in row.items()} for row in found]
+
+        pairs = list(zip(trajectories, prompts, strict=True))
+        return [{k: Verdict(*v) for k, v in row.items()} for row in distributed.split(pairs, work)]
+
     def verify(self, batch: Batch) -> Batch:
         """Judges the live rows: columns verdict/<name>, row_mask, text.verdicts, outcomes.
 
@@ -547,7 +570,7 @@ class Tools:
         prompts = [tp.cast(Prompt, text.prompts[i]) for i, _ in live]
         for name in self.verifier_names:
             table[f"verdict/{name}"] = np.full(table["row_mask"].shape, np.nan, np.float32)
-        for (i, j), verdicts in zip(live, self.pool.verify(trajectories, prompts), strict=True):
+        for (i, j), verdicts in zip(live, self.judge(trajectories, prompts), strict=True):
             text.verdicts[i][j] = verdicts
             known = bool(verdicts)
             for name, verdict in verdicts.items():

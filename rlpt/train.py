@@ -27,7 +27,7 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import build, records, settings, sharding
+from rlpt import build, distributed, records, settings, sharding
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
 from rlpt import evaluate as evaluate_lib
@@ -39,6 +39,7 @@ from rlpt.columns import Table
 from rlpt.models import hf
 from rlpt.models.load import load
 from rlpt.report import curves
+from rlpt.tasks import build as tasks_build
 from rlpt.tasks.stream import Curriculum, Stream, filter_long
 from rlpt.verifiers.pool import VerifierPool
 from rlpt.workdir import Workdir
@@ -100,7 +101,11 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
     """
     t0 = time.time()
     chain, scorers = build.check(config)
-    workdir = tempfile.mkdtemp(prefix="rlpt-") if workdir is None else workdir
+    primary = distributed.primary()
+    if workdir is None:
+        if distributed.count() > 1:
+            raise ValueError("train: got no workdir, expected one that all processes share")
+        workdir = tempfile.mkdtemp(prefix="rlpt-")
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
         pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rlpt" / "jax"
     )
@@ -110,7 +115,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
     compilations = count_compilations()
 
     with (
-        Workdir(workdir) as work,
+        Workdir(workdir, primary=primary) as work,
         VerifierPool(tuple(dict(v) for v in config.verifiers), **config.pool.to_dict()) as pool,
         Interrupt() as interrupt,
     ):
@@ -118,7 +123,14 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
 
         # ---- what is trained on, and what
         sources, held_out = build.load_tasks(config)
-        pool.check_gold([p for source in sources for p in source.prompts] + held_out)
+        given = [p for source in sources for p in source.prompts] + held_out
+        good = {p.id for p in pool.check_gold(given, tasks_build.skipping(config.tasks))}
+        held_out = [p for p in held_out if p.id in good]
+        for i, source in enumerate(sources):
+            kept = [p for p in source.prompts if p.id in good]
+            sources[i] = dataclasses.replace(source, prompts=kept)
+        for name, noted in pool.report().items():
+            records.say(f"{name:<8} " + "  ".join(f"{k} {v}" for k, v in noted.items()))
         loaded = load(config.model.source)
         model = loaded.config
         records.say(
@@ -155,7 +167,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             {c for _, m in chain.methods for c in m.reads}, jax.random.fold_in(root, 7),
         )  # fmt: skip
         loaded = dataclasses.replace(loaded, params={})
-        transforms = chain.init()
+        transforms = sharding.replicate(chain.init(), mesh)
         rollout, rollout_state = build.rollout_of(config), None
         records.say_arithmetic(config, learners.policy)
 
@@ -193,7 +205,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
 
         def evaluate(name: str) -> dict[str, tp.Any]:
             tools.params = learners.rollout_params()
-            with metrics_lib.progress(f"evaluate ({name})", len(held_out)) as advance:
+            with metrics_lib.progress(f"evaluate ({name})", len(held_out), primary) as advance:
                 result = evaluate_lib.evaluate(
                     tools,
                     held_out,
@@ -224,9 +236,11 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             metrics_lib.Metrics(
                 work.path, resume_step=step if saved else None, tensorboard=config.log.tensorboard,
                 wandb={"config": changed} if config.log.wandb else None, console=config.log.console,
-                total_steps=config.steps,
+                total_steps=config.steps, primary=primary,
             ) as metrics,
-            metrics_lib.RolloutLog(work.path, resume_step=step if saved else None) as rollouts,
+            metrics_lib.RolloutLog(
+                work.path, resume_step=step if saved else None, primary=primary
+            ) as rollouts,
         ):  # fmt: skip
             started = time.time()
             seconds_before = host["seconds"]
@@ -237,9 +251,10 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             latest = host["eval_before"]
             after = None
             row: dict[str, float] = {}
+            stop = distributed.agree(interrupt.signal)
 
             # ---- the loop
-            while step < config.steps and not interrupt.signal:
+            while step < config.steps and not stop:
                 timer = metrics_lib.Timer()
                 with timer("rollout_and_verify"):
                     tools.params = learners.rollout_params()
@@ -265,7 +280,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                         key,
                         jnp.int32(step),
                     )
-                    tables["policy"] = table = {**batch.table, **jax.device_get(table)}
+                    tables["policy"] = table = {**batch.table, **sharding.fetch(table)}
 
                 with timer("update"):
                     numbers |= learners.update("after_credit", tables, step)
@@ -292,6 +307,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 host["seconds"] = seconds_before + time.time() - started
 
                 # ---- checkpoint
+                stop = distributed.agree(interrupt.signal)
                 if host["skipped_in_a_row"] >= config.optim.max_skipped:
                     checkpointer.wait()
                     saves = checkpointer.steps()
@@ -302,11 +318,11 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                         f"unchanged since. {newest}Lower config.optim.lr, or look at the last "
                         "rows of rollouts.jsonl."
                     )
-                if step % config.checkpoint.every == 0 or step == config.steps or interrupt.signal:
+                if step % config.checkpoint.every == 0 or step == config.steps or stop:
                     save()
                     saved_at = step
 
-            if interrupt.signal:
+            if stop:
                 if saved_at != step:
                     save()
                 checkpointer.wait()
@@ -325,6 +341,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             "eval_after": after,
             "seconds": {"train_and_eval": host["seconds"], "all": time.time() - t0},
             "versions": build.versions(),
+            "verifiers": pool.report(),
             "identity": build.identity(config, loaded),
         }
         if config.export:
@@ -334,13 +351,14 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 "steps": step,
                 "eval": {k: v for k, v in (after or {}).items() if isinstance(v, float)},
             }
-            if work.export.exists():  # of an earlier end of this run
-                shutil.rmtree(work.export)
-            params = jax.device_get(learners.merged_params())
-            hf.save_hf(work.export, model, params, loaded.tokenizer, run_info=info)
+            params = sharding.fetch(learners.merged_params())
+            if primary:
+                if work.export.exists():  # of an earlier end of this run
+                    shutil.rmtree(work.export)
+                hf.save_hf(work.export, model, params, loaded.tokenizer, run_info=info)
             summary["export"] = "export"
         work.write_json("summary.json", summary)
-        if held_out or config.steps:
+        if primary and (held_out or config.steps):
             curves.learning_curve(
                 {"run": [work.path / "metrics.jsonl"]}, work.path / "learning_curve.png"
             )

@@ -34,12 +34,13 @@ class Workdir:
 
     Args:
       path: on a mounted file system; ~ is expanded.
-      lock: False for one that only reads, and for the processes of a run other
-        than the first.
+      lock: False for one that only reads.
+      primary: False for the processes of a run other than the first: no lock, and
+        nothing is written.
     Raises: WorkdirInUse; WorkdirError when it is not a writable directory.
     """
 
-    def __init__(self, path: str | os.PathLike[str], lock: bool = True):
+    def __init__(self, path: str | os.PathLike[str], lock: bool = True, primary: bool = True):
         if "://" in str(path):
             raise WorkdirError(
                 f"workdir {path}: got a URL, expected a directory of a mounted file system"
@@ -52,8 +53,9 @@ class Workdir:
         self.summary = self.path / "summary.json"
         self.checkpoints = self.path / "checkpoints"
         self.export = self.path / "export"
+        self._primary = primary
         self._lock: tp.IO[str] | None = None
-        if lock:
+        if lock and primary:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._lock = self._acquire()
@@ -69,6 +71,8 @@ class Workdir:
         Returns: the path.  Raises: ValueError for NaN or inf, TypeError for what JSON
         has no word for, WorkdirError when it cannot be written.
         """
+        if not self._primary:
+            return self.path / name
         text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         target = self.path / name
         temporary = None

@@ -205,11 +205,11 @@ def calls(monkeypatch):
 
     calls = Calls()
 
-    def watched(sampler, pool, prompts, **kw):
+    def watched(sampler, verify, prompts, **kw):
         if len(calls) == calls.stop_at:
             raise KeyboardInterrupt
         calls.append([p.id for p in prompts])
-        return judge(sampler, pool, prompts, **kw)
+        return judge(sampler, verify, prompts, **kw)
 
     monkeypatch.setattr(evaluate, "judge", watched)
     return calls
@@ -514,7 +514,7 @@ def test_judge_needs_no_model():
     sampler = lambda prompts, n, t: [[evaluate.Completion("7", 1, False)] * n for _ in prompts]
     with VerifierPool((DIGIT, dict(fn="tests.toy:always", name="never", score=0.0))) as pool:
         rows = evaluate.judge(
-            sampler, pool, prompts, samples=2, temperature=1.0, greedy=False, counted=None
+            sampler, pool.verify, prompts, samples=2, temperature=1.0, greedy=False, counted=None
         )
     assert [r["correct"] for r in rows] == [0, 2]
     assert set(rows[0]["verdicts"]) == {"digit", "never"} and set(rows[1]["verdicts"]) == {"digit"}

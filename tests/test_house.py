@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "optim": set(),
     "checkpoint": set(),
     "sharding": set(),
+    "distributed": set(),
     "statistics": set(),
     "endpoint": {"tasks.base"},
     "tasks.base": set(),

@@ -386,10 +386,10 @@ def test_rollouts_come_back_by_step(tmp_path):
     assert metrics.read_rollouts(log.path, step=9) == []
 
 
-def test_each_process_has_its_own_rollouts(tmp_path):
-    with metrics.RolloutLog(tmp_path, process=3) as log:
+def test_only_the_first_process_writes_rollouts(tmp_path):
+    with metrics.RolloutLog(tmp_path, primary=False) as log:
         log.write(1, [{"a": 1}])
-    assert [p.name for p in tmp_path.iterdir()] == ["rollouts-3.jsonl"]
+    assert not list(tmp_path.iterdir())
 
 
 # ---- the learning curve
