@@ -14,6 +14,7 @@ import pytest
 
 from rlpt import config
 from rlpt.tasks import base as tasks_base
+from rlpt.tasks import build
 from rlpt.tasks import reasoning_gym as gym_tasks
 from rlpt.verifiers import base, choice, gym, math, number, pattern, pool
 
@@ -431,6 +432,47 @@ def test_check_gold():
     assert "2 references cannot be read" in message
     assert "bad (number: answer: got 'five'" in message and "worse (number" in message
     assert "good" not in message
+
+
+def test_bad_references_may_be_skipped(caplog):
+    """Those of tasks that say so, counted; not those on which a verifier failed."""
+    prompts = [_prompt(a, id=a, task=t) for t in ("mine", "other") for a in ("5", f"no {t}")]
+    with pool.VerifierPool([dict(fn="number.number")], workers=1) as p:
+        with pytest.raises(tasks_base.TaskError, match="1 references cannot be read:\n  no other"):
+            p.check_gold(prompts, {"mine"})
+        assert [q.id for q in p.check_gold(prompts[:2], {"mine"})] == ["5"]
+        assert "skipped 1 prompts whose reference cannot be read:\n  no mine" in caplog.text
+        with pytest.raises(tasks_base.TaskError, match="1 references cannot be read"):
+            p.check_gold(prompts[1:2], {"mine"})  # none is left
+        odd = _prompt("5", id="odd", task="mine", meta={"x": object()})
+        with pytest.raises(tasks_base.TaskError, match="row is not JSON"):
+            p.check_gold([*prompts[:1], odd], {"mine"})
+    files = dict(fn="files.jsonl", on_bad_row="skip")
+    specs = (files, files | {"label": "mine"}, dict(fn="a.b", on_bad_row="fail"), dict(fn="c.d"))
+    assert build.skipping(specs) == {"files.jsonl", "mine"}
+
+
+NOTING = """
+import os
+from rlpt.verifiers.base import judged
+def _prepare(**_): return {"sandbox": open(os.path.dirname(__file__) + "/tier").read()}
+def noting(trajectory, prompt): return judged(True)
+"""
+
+
+def test_what_verifiers_note_is_reported_and_stays(rogue, monkeypatch):
+    monkeypatch.setattr(pool, "START_DEADLINE", 20.0)
+    (rogue / "noting_verifiers.py").write_text(NOTING)
+    (rogue / "tier").write_text("bwrap")
+    specs = [dict(fn="noting_verifiers:noting", name="code"), dict(fn="number.number")]
+    with pool.VerifierPool(specs, workers=1, recycle=1) as p:
+        assert p.report() == {"code": {"sandbox": "bwrap"}}
+        rows = [base.Trajectory("1")] * 2
+        assert [v["code"].score for v in p.verify(rows, [_prompt("1")] * 2)] == [1.0, 1.0]
+        (rogue / "tier").write_text("rlimit")
+        outcomes = [v["code"] for v in p.verify(rows, [_prompt("1")] * 2)]
+    assert outcomes[-1].outcome == "crash", "a worker under other conditions judges nothing"
+    assert "starts with" in outcomes[-1].detail and "rlimit" in outcomes[-1].detail
 
 
 # ---- mathematics

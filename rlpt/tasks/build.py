@@ -30,6 +30,11 @@ def load(spec: Spec, split: str) -> list[base.Prompt]:
     return [dataclasses.replace(prompt, **changes) for prompt in prompts]
 
 
+def skipping(specs: collections.abc.Iterable[Spec]) -> set[str]:
+    """The tasks, by Prompt.task, of which bad rows are left out: those with on_bad_row="skip"."""
+    return {s.get("label") or s["fn"] for s in specs if s.get("on_bad_row") == "skip"}
+
+
 def build(config_task: Spec | list[Spec] | tuple[Spec, ...], name: str, data_dir: str) -> str:
     """Writes both splits of one or more tasks as a data set for `tfds.dataset`.
 

@@ -50,8 +50,9 @@ class Unsplittable(ValueError):
     """A problem whose tests need more of the candidate than plain arguments and results."""
 
 
-def _prepare(*, tier: str = "auto", **_: tp.Any) -> None:
-    host.choose(tier)
+def _prepare(*, tier: str = "auto", **_: tp.Any) -> dict[str, tp.Any]:
+    """Chooses the sandbox; what a run records of it."""
+    return {"sandbox": host.choose(tier), **host.rights()}
 
 
 def _gold(prompt: tasks_base.Prompt, **settings: tp.Any) -> None:

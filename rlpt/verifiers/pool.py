@@ -10,27 +10,20 @@ from __future__ import annotations
 
 import collections
 import collections.abc
-import contextlib
 import dataclasses
 import json
-import os
+import logging
 import selectors
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 import typing as tp
 
 from rlpt import config
 from rlpt.tasks import base as tasks_base
-from rlpt.verifiers import base, worker
+from rlpt.verifiers import _processes, base
 
 START_DEADLINE = 120.0  # seconds for a worker to import its verifiers
-MAX_REPLY = 16 << 20  # bytes; a longer message is no verdict
 MAX_CHUNK = 32  # calls sent to a worker at once
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
 
 Verdicts = list[dict[str, base.Verdict]]
 
@@ -64,14 +57,11 @@ class _Call:
 
 @dataclasses.dataclass(eq=False)
 class _Worker:
-    """A process and its channel. state: starting, idle, busy or dead."""
+    """A process and what it has to do. state: starting, idle, busy or dead."""
 
-    process: subprocess.Popen[bytes]
-    channel: socket.socket
+    process: _processes.Process
     deadline: float
     state: str = "starting"
-    unsent: bytearray = dataclasses.field(default_factory=bytearray)
-    received: bytearray = dataclasses.field(default_factory=bytearray)
     calls: collections.deque[_Call] = dataclasses.field(default_factory=collections.deque)
     served: int = 0
 
@@ -134,6 +124,7 @@ class VerifierPool:
         self._results: dict[tuple[int, tp.Any], base.Verdict] = {}
         self._failed_starts = 0
         self._start_error = ""
+        self._noted: list[dict[str, tp.Any]] | None = None
         self._workers: list[_Worker] = []
         try:
             for _ in range(workers):
@@ -163,30 +154,59 @@ class VerifierPool:
             raise ValueError(f"got {len(trajectories)} trajectories, {len(prompts)} prompts")
         return self._judge(trajectories, prompts, gold=False)
 
-    def check_gold(self, prompts: collections.abc.Sequence[tasks_base.Prompt]) -> None:
-        """Raises TaskError naming the prompts whose reference a verifier cannot read.
+    def report(self) -> dict[str, dict[str, tp.Any]]:
+        """What the verifiers noted of the machine at their start, by name: JSON, for the record.
+
+        {"code": {"sandbox": "bwrap", ...}}; those with nothing to say are left out.  A worker that
+        is replaced later has to note the same, or does not start.
+        """
+        noted = zip(self.specs, self._noted or [], strict=True)
+        return {spec.name: dict(found) for spec, found in noted if found}
+
+    def check_gold(
+        self,
+        prompts: collections.abc.Sequence[tasks_base.Prompt],
+        skip: collections.abc.Collection[str] = (),
+    ) -> list[tasks_base.Prompt]:
+        """The prompts whose reference every verifier can read.
 
         The batch deadline applies to every 256 references.
+
+        Args:
+          skip: tasks (Prompt.task) whose other prompts are left out, with a warning that counts
+            them; not those on which a verifier failed, for which another machine might find
+            something else.
+        Raises: TaskError naming the prompts that cannot be read; for none left of some.
         """
         empty = base.Trajectory("")
-        bad = []
+        kept: list[tasks_base.Prompt] = []
+        bad: list[str] = []
+        skipped: list[str] = []
         for start in range(0, len(prompts), 256):
             part = prompts[start : start + 256]
             for prompt, verdicts in zip(
                 part, self._judge([empty] * len(part), part, gold=True), strict=True
             ):
-                bad += [
-                    f"{prompt.id} ({name}: {v.detail or v.outcome})"
-                    for name, v in verdicts.items()
-                    if v.outcome != "correct"
-                ]
-        if bad:
-            shown = "\n  ".join(bad[:10])
-            more = f"\n  and {len(bad) - 10} more" if len(bad) > 10 else ""
+                wrong = {n: v for n, v in verdicts.items() if v.outcome != "correct"}
+                if not wrong:
+                    kept.append(prompt)
+                    continue
+                failed = any(v.outcome != "unparsable" for v in wrong.values())
+                reasons = "; ".join(f"{n}: {v.detail or v.outcome}" for n, v in wrong.items())
+                where = skipped if prompt.task in skip and not failed else bad
+                where.append(f"{prompt.id} ({reasons})")
+        if bad or (skipped and not kept):
             raise tasks_base.TaskError(
-                f"{len(bad)} references cannot be read:\n  {shown}{more}\n"
-                "Correct or drop these rows, or use another verifier for them."
+                f"{len(bad or skipped)} references cannot be read:{_listed(bad or skipped)}\n"
+                "Correct or drop these rows, set on_bad_row='skip' in the task to leave such rows "
+                "out, or use another verifier for them."
             )
+        if skipped:
+            logging.getLogger(__name__).warning(
+                "skipped %d prompts whose reference cannot be read:%s",
+                len(skipped), _listed(skipped),
+            )  # fmt: skip
+        return kept
 
     def close(self) -> None:
         """Kills the workers. Further calls fail."""
@@ -303,8 +323,7 @@ class VerifierPool:
             for c in w.calls
         )
         w.state, w.deadline = "busy", time.monotonic() + self._deadline
-        w.unsent += worker.pack(f'{{"calls":[{calls}]}}')
-        self._send(w)
+        self._send(w, f'{{"calls":[{calls}]}}')
 
     def _wait(self, end: float) -> None:
         """Handles what workers say until something happens or a deadline has come."""
@@ -323,43 +342,27 @@ class VerifierPool:
             elif w.state == "starting" and now >= w.deadline:
                 self._fail(w, "crash", f"not ready within {START_DEADLINE} s")
 
-    def _send(self, w: _Worker) -> None:
+    def _send(self, w: _Worker, body: str = "") -> None:
+        """Sends a message, or what is left of the last."""
         try:
-            sent = w.channel.send(w.unsent) if w.unsent else 0
-        except BlockingIOError:
-            sent = 0
-        except OSError as e:
-            self._fail(w, "crash", f"worker: {e}")
+            if body:
+                w.process.send(body)
+            else:
+                w.process.flush()
+        except _processes.Broken as e:
+            self._fail(w, e.outcome, e.detail)
             return
-        del w.unsent[:sent]
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if w.unsent else 0)
-        self._selector.modify(w.channel, events, w)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if w.process.unsent else 0)
+        self._selector.modify(w.process.channel, events, w)
 
     def _receive(self, w: _Worker) -> None:
         try:
-            data = w.channel.recv(1 << 20)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        w.received += data
-        while w.state != "dead" and len(w.received) >= worker.HEADER.size:
-            (size,) = worker.HEADER.unpack(w.received[: worker.HEADER.size])
-            end = worker.HEADER.size + size
-            if size > MAX_REPLY:
-                self._fail(w, "invalid", f"a reply of {size} bytes")
-            elif len(w.received) < end:
-                break
-            else:
-                body = bytes(w.received[worker.HEADER.size : end])
-                del w.received[:end]
+            for body in w.process.messages():
                 self._handle(w, body)
-        if not data and w.state != "dead":
-            for _ in range(50):  # lets it end by itself, for the true exit code
-                if os.waitid(os.P_PID, w.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if w.state == "dead":
                     break
-                time.sleep(0.01)
-            self._fail(w, "crash", "")
+        except _processes.Broken as e:
+            self._fail(w, e.outcome, e.detail)
 
     def _handle(self, w: _Worker, body: bytes) -> None:
         """One message of a worker, which is not to be trusted."""
@@ -367,9 +370,8 @@ class VerifierPool:
             message = json.loads(body)
             if w.state == "starting" and "failed" in message:
                 self._fail(w, "crash", str(message["failed"]))
-            elif w.state == "starting" and message == {"ready": True}:
-                w.state = "idle"
-                self._failed_starts = 0
+            elif w.state == "starting":
+                self._ready(w, message["ready"])
             else:
                 call = w.calls[0]
                 spec = self.specs[call.spec]
@@ -386,6 +388,16 @@ class VerifierPool:
                 w.state = "busy" if w.calls else "idle"
         except (ValueError, TypeError, KeyError, IndexError, RecursionError) as e:
             self._fail(w, "invalid", f"not a reply: {type(e).__name__}: {e}")
+
+    def _ready(self, w: _Worker, noted: list[dict[str, tp.Any]]) -> None:
+        """A worker that replaces another has to run under the same conditions."""
+        if self._noted is None:
+            self._noted = noted
+        if noted != self._noted:
+            self._fail(w, "crash", f"a worker starts with {noted}, the first had {self._noted}")
+            return
+        w.state = "idle"
+        self._failed_starts = 0
 
     def _fail(self, w: _Worker, outcome: str, detail: str) -> None:
         """Ends a worker; its current call gets the outcome, its other calls wait again."""
@@ -412,39 +424,19 @@ class VerifierPool:
                 self._results[key] = base.Verdict(None, outcome, detail)
 
     def _start(self) -> _Worker:
-        ours, theirs = socket.socketpair()
-        keys = {str(s.settings.get("api_key_env", "")) for s in self.specs}  # judges' own
-        environment = {k: os.environ[k] for k in {*_PASSED_ON, *keys} if k in os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(p or os.getcwd() for p in sys.path)
-        # One thread: numpy's pool would take address space and cores.
-        environment |= {"OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "rlpt.verifiers.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,
-            )
-        ours.setblocking(False)
-        w = _Worker(process, ours, time.monotonic() + START_DEADLINE)
-        self._selector.register(ours, selectors.EVENT_READ, w)
-        w.unsent += worker.pack(self._setup)
+        keys = [str(s.settings.get("api_key_env", "")) for s in self.specs]  # judges' own
+        process = _processes.Process(self._setup, keys)
+        w = _Worker(process, time.monotonic() + START_DEADLINE)
+        self._selector.register(process.channel, selectors.EVENT_READ, w)
         self._send(w)
         return w
 
     def _stop(self, w: _Worker) -> int:
-        """Kills a worker with all its children; its exit code, which leaves no zombie."""
+        """Kills a worker with all its children; its exit code."""
         if w.state != "dead":
             w.state = "dead"
-            self._selector.unregister(w.channel)
-            w.channel.close()
-            # Until it is reaped below, its id cannot have passed to another group.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(w.process.pid, signal.SIGKILL)
-        return w.process.wait()
+            self._selector.unregister(w.process.channel)
+        return w.process.stop()
 
 
 def count_outcomes(verdicts: Verdicts) -> dict[str, int]:
@@ -455,6 +447,12 @@ def count_outcomes(verdicts: Verdicts) -> dict[str, int]:
         for name, verdict in row.items():
             counts[f"{name}/{verdict.outcome}"] += 1
     return counts
+
+
+def _listed(reasons: list[str]) -> str:
+    """The first ten, a line each, and how many more."""
+    more = [f"and {len(reasons) - 10} more"] if len(reasons) > 10 else []
+    return "".join(f"\n  {reason}" for reason in reasons[:10] + more)
 
 
 def check_gold(

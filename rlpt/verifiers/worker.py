@@ -45,7 +45,7 @@ def serve(channel: socket.socket) -> None:
     except BaseException:
         channel.sendall(pack(json.dumps({"failed": traceback.format_exc()[-4000:]})))
         return
-    channel.sendall(pack(json.dumps({"ready": True})))
+    channel.sendall(pack(json.dumps({"ready": [verifier.noted for verifier in verifiers]})))
     while (message := receive()) is not None:
         for call in message["calls"]:
             _alarm(setup["deadline"])
@@ -63,8 +63,8 @@ class _Verifier:
         self.low, self.high = low, high
         # Slow imports belong to the start, not to the deadline of the first call.
         prepare = getattr(importlib.import_module(self.fn.__module__), "_prepare", None)
-        if prepare:
-            prepare(**settings)
+        # What `_prepare` returns, a dict or None, is for the record of the run.
+        self.noted: dict[str, tp.Any] = (prepare(**settings) if prepare else None) or {}
 
     def judge(self, rows: list[tp.Any], gold: bool) -> list[tuple[float | None, str, str]]:
         """Verdicts of some rows, each [trajectory, prompt]; gold: only read the references."""

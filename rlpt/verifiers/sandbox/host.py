@@ -132,9 +132,13 @@ def report() -> dict[str, tp.Any]:
     return {
         "tier": works[0] if works else "none",
         "tiers": {tier: reason or "works" for tier, reason in available().items()},
-        "drops_user": os.getuid() == 0,
-        "landlock": max(guest.landlock(), 0),
+        **rights(),
     }
+
+
+def rights() -> dict[str, tp.Any]:
+    """Of what the tiers are made here: whether the user is dropped, the version of Landlock."""
+    return {"drops_user": os.getuid() == 0, "landlock": max(guest.landlock(), 0)}
 
 
 @functools.cache
