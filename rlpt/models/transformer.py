@@ -8,7 +8,6 @@ differs between layers (window, RoPE frequencies) is a scanned array.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import typing as tp
 
 import chex
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlpt.models import lora
+from rlpt.models.attention import Part, attend
 
 Params = dict[str, tp.Any]
 
@@ -51,6 +51,8 @@ class ModelConfig:
     logit_softcap: float = 0.0
     tie_embeddings: bool = True
     max_positions: int = 8192
+    # How attention is computed (`models.attention`); no part of what the model is.
+    attention: str = dataclasses.field(default="auto", repr=False)
     family: str = "llama"  # for export only: HF's model_type
 
 
@@ -170,79 +172,6 @@ def rope_tables(cfg: ModelConfig, positions: jax.Array) -> tuple[jax.Array, jax.
         freq.astype(np.float32)
     ).reshape(freq.shape[0], *(1,) * positions.ndim, -1)
     return jnp.cos(angle), jnp.sin(angle)
-
-
-class Part(tp.NamedTuple):
-    """Keys and values that queries attend to, all of one layer.
-
-    k, v: [P, KV, S', hd] when shared by the group, else [P, G, KV, S', hd]: with the heads
-    in front, so that no product has to copy them;
-    positions: [P, S'] or [P, G, S'] int32; mask: the same shape, True = a real key.
-    """
-
-    k: jax.Array
-    v: jax.Array
-    positions: jax.Array
-    mask: jax.Array
-
-
-def _product(subscripts: str, rows: jax.Array, keys: jax.Array) -> jax.Array:
-    """einsum in float32 of rows [B..., M..., x] and keys [B..., L, x'], M seen as one axis.
-
-    With more than one axis of rows the gradient's products would transpose what they sum over.
-    """
-    batch = keys.shape[:-2]
-    flat = rows.reshape(*batch, -1, rows.shape[-1])
-    out = jnp.einsum(subscripts, flat, keys, preferred_element_type=jnp.float32)
-    return out.reshape(*rows.shape[:-1], out.shape[-1])
-
-
-def attend(
-    cfg: ModelConfig,
-    q: jax.Array,
-    positions: jax.Array,
-    parts: tp.Sequence[Part],
-    window: jax.Array,
-) -> jax.Array:
-    """Causal softmax attention over several parts at once, nothing copied.
-
-    Args:
-      q: [P, G, S, H, hd].  positions: [P, G, S] int32, of the queries.
-      parts: a key is seen iff it is real, its position is not after the query's
-        and, where window > 0, less than `window` before it.
-    Returns: [P, G, S, H*hd].  A query that sees no key gets a finite value.
-    """
-    p, g, s, h, hd = q.shape
-    kv = cfg.num_kv_heads
-    scale = cfg.query_scale or hd**-0.5
-    q = (q.astype(jnp.float32) * scale).astype(q.dtype).reshape(p, g, s, kv, h // kv, hd)
-    q = q.transpose(0, 1, 3, 4, 2, 5)  # [P,G,KV,R,S,hd]
-
-    def swap(x: jax.Array, part: Part) -> jax.Array:
-        """[P,G,KV,...] <-> [P,KV,G,...] for what is shared: one product for the group."""
-        return jnp.swapaxes(x, 1, 2) if part.k.ndim == 4 else x
-
-    scores = []
-    for part in parts:
-        shared = part.k.ndim == 4
-        x = _product("...mh,...lh->...ml", swap(q, part), part.k)
-        if cfg.attn_softcap:
-            x = cfg.attn_softcap * jnp.tanh(x / cfg.attn_softcap)
-        key_pos = part.positions[:, None] if shared else part.positions
-        real = part.mask[:, None] if shared else part.mask
-        distance = positions[..., :, None] - key_pos[..., None, :]
-        seen = real[..., None, :] & (distance >= 0) & ((window <= 0) | (distance < window))
-        scores.append(jnp.where(swap(seen[:, :, None, None], part), x, -1e30))
-    tops = [swap(x.max(-1, keepdims=True), y) for x, y in zip(scores, parts, strict=True)]
-    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))  # [P,G,KV,R,S,1]
-    total: tp.Any = 0.0
-    out: tp.Any = 0.0
-    for part, x in zip(parts, scores, strict=True):
-        w = jnp.exp(x - swap(top, part))
-        total = total + swap(w.sum(-1, keepdims=True), part)
-        out = out + swap(_product("...ml,...lh->...mh", w.astype(part.v.dtype), part.v), part)
-    out = (out / total).astype(q.dtype)
-    return out.transpose(0, 1, 4, 2, 3, 5).reshape(p, g, s, h * hd)
 
 
 def project(
@@ -386,6 +315,19 @@ def forward_plain(
     return forward(cfg, params, tokens, mask, dtype=dtype)[0]
 
 
+def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, slot: jax.Array) -> jax.Array:
+    """cache [N,P,G,KV,S,hd] with new [P,G,KV,1,hd] in `slot` of a layer, in place where it can."""
+    new = new.astype(cache.dtype)
+    if slot.ndim == 0:
+        return jax.lax.dynamic_update_slice(cache, new[None], (layer, 0, 0, 0, slot, 0))
+
+    def one(row: jax.Array, new: jax.Array, slot: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(row, new[None], (layer, 0, slot, 0))
+
+    rows = jax.vmap(one, in_axes=(1, 0, 0), out_axes=1)
+    return jax.vmap(rows, in_axes=(1, 0, 0), out_axes=1)(cache, new, slot)
+
+
 def decode_step(
     cfg: ModelConfig,
     params: Params,
@@ -404,7 +346,7 @@ def decode_step(
     Args:
       tokens, positions: [P, G].
       prompt: keys, values [N,P,KV,L,hd], positions and mask [P,L].
-      cache: keys, values [N,P,G,KV,S,hd]; slot: scalar, where this token goes;
+      cache: keys, values [N,P,G,KV,S,hd]; slot: scalar or [P,G], where this token goes;
         filled: static bound on the slots in use (slot < filled), so that attention
         does not read the empty rest.
       cache_positions: [P,G,S] int32 with this token's position at `slot`; -1: empty.
@@ -420,9 +362,7 @@ def decode_step(
         layer, info, pk, pv = xs
         y = rms_norm(cfg, x, layer["attn_norm"])
         q, k, v = project(cfg, layer, y, *(t[info["rope"]] for t in rope))
-        start = (info["index"], 0, 0, 0, slot, 0)
-        ck = jax.lax.dynamic_update_slice(ck, k[None].astype(ck.dtype), start)
-        cv = jax.lax.dynamic_update_slice(cv, v[None].astype(cv.dtype), start)
+        ck, cv = (_write(c, new, info["index"], slot) for c, new in ((ck, k), (cv, v)))
         size = (1, *ck.shape[1:4], filled, ck.shape[5])
         at = (info["index"], 0, 0, 0, 0, 0)
         own = Part(
