@@ -1,4 +1,4 @@
-"""`rlpt train|sample|evaluate|sweep|export|report|serve|data`: a cover over Python functions."""
+"""`rlpt train|supervise|sample|evaluate|sweep|export|report|serve|data`: over Python functions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ USAGE = """usage: rlpt COMMAND [flags]
             [--coordinator HOST:PORT --processes N --process I] [--distributed auto|on|off]
             trains; the same command with the same workdir resumes; several processes, each
             with this command, train one model: Slurm, Open MPI and TPU slices are recognised
+  supervise [--processes 1] [--restarts 0] -- train ...
+            runs the processes of one run on this machine, and starts all of them again when
+            one is killed, which resumes
   sample    --model SOURCE --prompt TEXT [--system TEXT] [--n 1] [--temperature 1.0]
             [--max_tokens 64] [--seed 0] [--top_k 0] [--top_p 1.0] [--min_p 0.0] [--stop TEXT]
   evaluate  --model SOURCE [--config FILE.py[:ARG]] [--out FILE.json] [--base FILE.json]
@@ -116,6 +119,24 @@ def _train(argv: list[str]) -> None:
     from rlpt import train
 
     train.train(values.config, values.workdir)
+
+
+def _supervise(argv: list[str]) -> None:
+    from absl import flags
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_integer("processes", 1, "at a time", lower_bound=1, flag_values=v)
+        flags.DEFINE_integer("restarts", 0, "of all of them", lower_bound=0, flag_values=v)
+
+    at = argv.index("--") if "--" in argv else len(argv)
+    values = _flags("supervise", argv[:at], define, config=False)
+    command = argv[at + 1 :]
+    if not command:
+        raise SystemExit(f"rlpt supervise: a command of rlpt is needed behind --\n\n{USAGE}")
+    from rlpt import supervise
+
+    status = supervise.supervise(command, values.processes, values.restarts)
+    raise SystemExit(128 - status if status < 0 else status)
 
 
 def _sample(argv: list[str]) -> None:
@@ -337,6 +358,7 @@ def _data(argv: list[str]) -> None:
 
 COMMANDS = {
     "train": _train,
+    "supervise": _supervise,
     "sample": _sample,
     "evaluate": _evaluate,
     "sweep": _sweep,
