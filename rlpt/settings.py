@@ -37,6 +37,7 @@ def default() -> tp.Any:
         source="embedded",  # embedded, toy[:...], a Hugging Face directory or a .gguf file
         dtype="float32",  # compute dtype; parameters and optimizer stay float32
         remat="dots",  # none, dots (keep matmuls), full: what the backward pass recomputes
+        attention="auto",  # reference, dot_product, splash: see rlpt.models.attention
         matmul_precision="default",  # highest for exact sampler/scorer agreement on TPU and GPU
         logits_chunk=1024,  # completion positions whose logits exist at once
         lora=dict(rank=0, alpha=16.0, targets=r"layers/(q|k|v|o|gate|up|down)"),
@@ -253,6 +254,7 @@ def validate(config: tp.Any) -> None:
     for key, allowed in (
         ("too_long", ("drop", "fail")),
         ("model.remat", ("none", "dots", "full")),
+        ("model.attention", ("auto", "reference", "dot_product", "splash")),
         ("model.matmul_precision", ("default", "high", "highest")),
         ("model.dtype", ("float32", "bfloat16", "float16")),
         ("sampling.dtype", ("float32", "bfloat16", "float16")),

@@ -132,7 +132,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         for name, noted in pool.report().items():
             records.say(f"{name:<8} " + "  ".join(f"{k} {v}" for k, v in noted.items()))
         loaded = load(config.model.source)
-        model = loaded.config
+        model = dataclasses.replace(loaded.config, attention=config.model.attention)
         records.say(
             f"model    {loaded.source}: {model.num_layers} layers, d {model.d_model}, "
             f"vocabulary {model.vocab_size}"
@@ -355,7 +355,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             if primary:
                 if work.export.exists():  # of an earlier end of this run
                     shutil.rmtree(work.export)
-                hf.save_hf(work.export, model, params, loaded.tokenizer, run_info=info)
+                hf.save_hf(work.export, loaded.config, params, loaded.tokenizer, run_info=info)
             summary["export"] = "export"
         work.write_json("summary.json", summary)
         if primary and (held_out or config.steps):
