@@ -88,6 +88,13 @@ class Interrupt:
             signal.signal(s, old)
 
 
+def compilation_cache() -> str:
+    """The directory in which compiled programs are kept between runs."""
+    home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    own = pathlib.Path(home).expanduser() / "rlpt" / "jax"
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(own)
+
+
 def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Result:
     """Trains as `config` says, in `workdir`; resumes where that directory holds a checkpoint.
 
@@ -106,10 +113,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         if distributed.count() > 1:
             raise ValueError("train: got no workdir, expected one that all processes share")
         workdir = tempfile.mkdtemp(prefix="rlpt-")
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(
-        pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rlpt" / "jax"
-    )
-    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_compilation_cache_dir", compilation_cache())
     precision = config.model.matmul_precision
     jax.config.update("jax_default_matmul_precision", None if precision == "default" else precision)
     compilations = count_compilations()
