@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections.abc
 import json
 import os
+import re
 import sys
 import typing as tp
 
@@ -75,7 +76,9 @@ def _several() -> bool:
     own = os.environ.get
     slurm = "SLURM_PROCID" in os.environ and int(own("SLURM_STEP_NUM_TASKS", "1")) > 1
     mpi = int(own("OMPI_COMM_WORLD_SIZE", "1")) > 1
-    return slurm or mpi or "," in own("TPU_WORKER_HOSTNAMES", "")
+    # without a TPU jax puts a sentence there
+    hosts = re.fullmatch(r"[^,\s]+(,[^,\s]+)+", own("TPU_WORKER_HOSTNAMES", ""))
+    return slurm or mpi or hosts is not None
 
 
 def _number(variable: str) -> int | None:

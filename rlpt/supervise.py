@@ -1,4 +1,4 @@
-"""`rlpt supervise`: starts the processes of a run on this machine, and all of them again if one dies.
+"""`rlpt supervise`: starts the processes of a run here, and all of them again when one dies.
 
 An error that rlpt explains (status 1 or 2) comes back each time, so it ends the run; so does a stop
 by the user (130).  What ends a process otherwise (a signal, a crash of the driver, a peer that is
