@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from rlpt.models import hf
+from rlpt.models import leaves
 from rlpt.models.tokenizer import Tokenizer
 from rlpt.models.transformer import ModelConfig
 
@@ -33,7 +33,7 @@ _CONTROL, _USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 
 def load_gguf(
     path: str | os.PathLike[str], dtype: str = "float32"
-) -> tuple[ModelConfig, hf.Params, Tokenizer]:
+) -> tuple[ModelConfig, leaves.Params, Tokenizer]:
     """Reads a model of architecture llama, qwen2 or qwen3 with a byte-level BPE vocabulary.
 
     Returns: configuration, parameters as numpy arrays of `dtype`, tokenizer.
@@ -65,8 +65,9 @@ def load_gguf(
         leaf = places[name].leaf[-1]
         return unpermute(value, heads[leaf]) if leaf in heads else value
 
-    params = hf.fill(cfg, places, tensors, read, dtype, str(path))
-    return cfg, params, gguf_tokenizer(meta)
+    shapes = {name: tuple(int(n) for n in t.shape[::-1]) for name, t in tensors.items()}
+    params = leaves.tree(cfg, places, shapes, read, dtype, str(path))
+    return cfg, leaves.materialise(params), gguf_tokenizer(meta)
 
 
 def gguf_config(meta: tp.Mapping[str, tp.Any], tensor_names: tp.Collection[str]) -> ModelConfig:
@@ -129,7 +130,7 @@ def shortest_float(x: float) -> float:
     return float(str(np.float32(x)))
 
 
-def gguf_slots(cfg: ModelConfig) -> dict[str, hf.Slot]:
+def gguf_slots(cfg: ModelConfig) -> dict[str, leaves.Slot]:
     """{tensor name in the file: Slot}."""
     names = {
         "attn_norm": "attn_norm",
@@ -138,7 +139,7 @@ def gguf_slots(cfg: ModelConfig) -> dict[str, hf.Slot]:
         **{k: f"attn_{k}" for k in ("q", "k", "v", "q_norm", "k_norm")},
         **{k: f"ffn_{k}" for k in ("gate", "up", "down")},
     }
-    return hf.slots(
+    return leaves.slots(
         cfg,
         {k: "blk.{}." + v for k, v in names.items()},
         {"embed": "token_embd", "final_norm": "output_norm", "head": "output"},

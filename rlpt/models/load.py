@@ -19,7 +19,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from rlpt.models import transformer
 from rlpt.models.gguf import load_gguf
-from rlpt.models.hf import Params, load_hf
+from rlpt.models.hf import load_hf
+from rlpt.models.leaves import Leaf, Params
 from rlpt.models.tokenizer import Tokenizer
 from rlpt.models.transformer import ModelConfig
 
@@ -57,8 +58,10 @@ TOY_OPTIONS = {
 class Loaded:
     """A model as it was loaded.
 
-    params: the tree of `transformer.param_shapes`, numpy arrays.  source: what was asked
-    for.  fingerprint: 16 hex digits over the configuration and a sample of every tensor.
+    params: the tree of `transformer.param_shapes`, numpy arrays, or, of a Hugging Face
+    directory, `leaves.Leaf`s, which read the slices that they are asked for (jnp.asarray
+    reads all of one).  source: what was asked for.  fingerprint: 16 hex digits over the
+    configuration and a sample of every tensor.
     """
 
     config: ModelConfig
@@ -135,9 +138,13 @@ def fingerprint(config: ModelConfig, params: tp.Any) -> str:
     """16 hex digits over the configuration and up to 4096 values of every tensor, as float32."""
     digest = hashlib.sha256(repr(config).encode())
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        flat = leaf.reshape(-1)
-        sample = np.asarray(flat[:: max(1, flat.size // 4096)]).astype(np.float32)
-        digest.update(f"{jax.tree_util.keystr(path)}{leaf.shape}".encode() + sample.tobytes())
+        step = max(1, leaf.size // 4096)
+        if isinstance(leaf, Leaf):
+            sample = leaf.pick(np.arange(0, leaf.size, step))
+        else:
+            sample = np.asarray(leaf.reshape(-1)[::step])
+        digest.update(f"{jax.tree_util.keystr(path)}{leaf.shape}".encode())
+        digest.update(sample.astype(np.float32).tobytes())
     return digest.hexdigest()[:16]
 
 
