@@ -1,7 +1,8 @@
-"""`rlpt train|supervise|sample|evaluate|sweep|export|report|serve|data`: over Python functions."""
+"""`rlpt train|supervise|sample|evaluate|sweep|export|report|serve|data|doctor`: over functions."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -38,6 +39,8 @@ USAGE = """usage: rlpt COMMAND [flags]
             answers OpenAI's chat protocol with a model's completions; RLPT_API_KEY: its key
   data      build --config FILE.py[:ARG] --name NAME --data_dir DIR
             writes the tasks of a config as an array_record data set (TFDS)
+  doctor    [--config FILE.py[:ARG]] [--model SOURCE] [--workdir DIR] [--json] [--noselftest]
+            what this machine has, and what a run would lack, before it starts; fails where it would
 
 SOURCE is `embedded` (SmolLM2-135M-Instruct), a Hugging Face directory, a .gguf file or
 the workdir of a run; for evaluate also the URL of an OpenAI-compatible server.
@@ -356,6 +359,29 @@ def _data(argv: list[str]) -> None:
     print(f"wrote {build_lib.build(values.config.tasks, values.name, values.data_dir)}")
 
 
+def _doctor(argv: list[str]) -> None:
+    from absl import flags
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_string("model", "", "source; default: the config's", flag_values=v)
+        flags.DEFINE_string("workdir", "", "where a run would write", flag_values=v)
+        flags.DEFINE_boolean("json", False, "print JSON instead of a table", flag_values=v)
+        flags.DEFINE_boolean("selftest", True, "train a toy model for a step", flag_values=v)
+
+    values = _flags("doctor", argv, define, config=True)
+    from rlpt import doctor
+
+    findings = doctor.examine(values.config, values.model, values.workdir, values.selftest)
+    ok = all(f.status != "failed" for f in findings)
+    if values.json:
+        found = [dataclasses.asdict(f) for f in findings]
+        print(json.dumps({"ok": ok, "findings": found}, indent=1))
+    else:
+        print(doctor.table(findings, sys.stdout.isatty()))
+    if not ok:
+        raise SystemExit(1)
+
+
 COMMANDS = {
     "train": _train,
     "supervise": _supervise,
@@ -366,6 +392,7 @@ COMMANDS = {
     "report": _report,
     "serve": _serve,
     "data": _data,
+    "doctor": _doctor,
 }
 
 
