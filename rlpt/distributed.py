@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 
 PEER_LOST = 75  # exit status (EX_TEMPFAIL): this process is fine, start all of them again
 
+_BROKEN = re.compile("(UNKNOWN|UNAVAILABLE|ABORTED|CANCELLED|INTERNAL|DEADLINE_EXCEEDED): ")
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
 
 
@@ -140,12 +141,13 @@ def leave(status: int, error: BaseException | None = None) -> None:
     The usual end waits for the other processes, which may wait for this one.
 
     Args:
-      status: of the exit.  error: what ended it; one of jax's runtime, such as a broken
-        connection, means that another process is gone, and the status is PEER_LOST.
+      status: of the exit.  error: what ended it; a broken connection of jax's runtime means
+        that another process is gone, and the status is PEER_LOST.  (Where process 0 is gone,
+        the runtime itself aborts the others.)
     """
     if not jax.distributed.is_initialized():
         return
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if error is not None and _BROKEN.match(str(error)):
         status = PEER_LOST
         print(
             "another process of this run is gone, or broke off: start all of them again with the "
