@@ -170,9 +170,48 @@ def row_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
     return jax.vmap(jax.vmap(fold))(ids)
 
 
-def _uniforms(keys: jax.Array, position: jax.Array) -> jax.Array:
+def uniforms(keys: jax.Array, position: jax.Array) -> jax.Array:
+    """What `draw` needs, [P,G,2], of row keys [P,G] at positions [P,G]."""
     one = lambda k, i: jax.random.uniform(jax.random.fold_in(k, i), (2,))  # noqa: E731
     return jax.vmap(jax.vmap(one))(keys, position)
+
+
+def segments(width: int) -> list[int]:
+    """Numbers of cache slots that attention reads, in turn, as a completion grows to `width`."""
+    sizes = [min(_SEGMENT, width)]
+    while sizes[-1] < width:
+        sizes.append(min(2 * sizes[-1], width))
+    return sizes
+
+
+def empty_cache(
+    cfg: ModelConfig, blocks: int, rows: int, width: int, dtype: tp.Any
+) -> tuple[jax.Array, jax.Array]:
+    """Keys and values [N, blocks, rows, KV, width, hd] of completions, zeros."""
+    shape = (cfg.num_layers, blocks, rows, cfg.num_kv_heads, width, cfg.head_dim)
+    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+
+def cut(state: tp.Any, mesh: tp.Any) -> tp.Any:
+    """Asks for the arrays of a sampler's state to lie where the batch does; under jit.
+
+    Without it what is filled with zeros would be whole on every device.  Arrays of 5 axes or more
+    are caches [N,P,...,KV,positions,hd], cut over P and the heads; others [P,...] over P.
+    """
+    if mesh is None:
+        return state
+
+    def one(x: jax.Array) -> jax.Array:
+        if x.ndim == 0:
+            return x
+        where = sharding.batch_sharding(mesh)
+        if x.ndim >= 5:
+            heads = "model" if x.shape[-3] % mesh.shape["model"] == 0 else None
+            spec = (None, *where.spec, *(None,) * (x.ndim - 5), heads)
+            where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+        return jax.lax.with_sharding_constraint(x, where)
+
+    return jax.tree.map(one, state)
 
 
 class State(tp.NamedTuple):
@@ -212,7 +251,7 @@ def _record(state: State, token: jax.Array, logp: jax.Array, stop: jax.Array, pa
     )
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "law", "width", "pad", "dtype"))
+@functools.partial(jax.jit, static_argnames=("cfg", "law", "width", "pad", "dtype", "mesh"))
 def start(
     cfg: ModelConfig,
     params: tp.Any,
@@ -229,6 +268,7 @@ def start(
     width: int,
     pad: int,
     dtype: tp.Any = jnp.float32,
+    mesh: tp.Any = None,
 ) -> State:
     """Encodes the prompts and draws every row's first token.
 
@@ -236,7 +276,7 @@ def start(
       prompt_tokens, prompt_mask: [P, L] left-padded.  ids: [P, G, 4], see `row_keys`.
       stop: [K] int32 stop tokens.  alive: [P, G] bool, False: an empty slot.
       offset: [P, 1] int32, see `State`.
-      width: T, room for completion tokens.  pad: the padding token.
+      width: T, room for completion tokens.  pad: the padding token.  mesh: as `generate`.
     """
     chex.assert_equal_shape([prompt_tokens, prompt_mask])
     p, g = ids.shape[:2]
@@ -245,7 +285,6 @@ def start(
     )
     assert cache is not None
     keys = row_keys(key, ids)
-    own = (cfg.num_layers, p, g, cfg.num_kv_heads, width, cfg.head_dim)
     state = State(
         tokens=jnp.full((p, g, width), pad, jnp.int32),
         logp=jnp.zeros((p, g, width), jnp.float32),
@@ -255,13 +294,13 @@ def start(
         keys=keys,
         offset=offset,
         prompt=(*cache, transformer.prompt_positions(prompt_mask), prompt_mask),
-        cache=(jnp.zeros(own, dtype), jnp.zeros(own, dtype)),
+        cache=empty_cache(cfg, p, g, width, dtype),
         cache_positions=jnp.full((p, g, width), -1, jnp.int32),
     )
     first = transformer.logits(cfg, params, hidden[:, -1:])
-    uniforms = _uniforms(keys, jnp.broadcast_to(offset, (p, g)))
-    token, logp = draw(first, uniforms, law, numbers)
-    return _record(state, token, logp, stop, pad)
+    noise = uniforms(keys, jnp.broadcast_to(offset, (p, g)))
+    token, logp = draw(first, noise, law, numbers)
+    return cut(_record(state, token, logp, stop, pad), mesh)
 
 
 def _goes_on(state: State, limit: jax.Array) -> jax.Array:
@@ -309,18 +348,15 @@ def decode(
         state = state._replace(cache=cache, cache_positions=cache_positions)
         out = transformer.logits(cfg, params, hidden)
         index = jnp.broadcast_to(state.offset + state.step, last.shape)
-        token, logp = draw(out, _uniforms(state.keys, index), law, numbers)
+        token, logp = draw(out, uniforms(state.keys, index), law, numbers)
         return _record(state, token, logp, stop, pad)
 
-    filled = min(_SEGMENT, width)
-    while True:  # unrolled at trace time: attention reads only the slots in use
-        limit = jnp.minimum(until, filled if filled < width else width)
+    for filled in segments(width):  # attention reads only the slots in use
+        limit = jnp.minimum(until, filled)
         state = jax.lax.while_loop(
             functools.partial(_goes_on, limit=limit), functools.partial(step, filled=filled), state
         )
-        if filled == width:
-            return state
-        filled = min(2 * filled, width)
+    return state
 
 
 def generate(
@@ -365,7 +401,7 @@ def generate(
     numbers = LawNumbers(*(jnp.asarray(x) for x in numbers))
     state = start(
         cfg, params, tokens, prompted, key, row_ids, stop_ids,
-        numbers, alive, shift, law=static, width=width, pad=pad, dtype=dtype,
+        numbers, alive, shift, law=static, width=width, pad=pad, dtype=dtype, mesh=mesh,
     )  # fmt: skip
     until = width if check is None else min(check_every, width)
     while True:

@@ -61,6 +61,8 @@ def default() -> tp.Any:
         prompt_buckets=(64,),
         completion_buckets=(16,),
         dtype="float32",
+        lanes=0,  # samples of a prompt under way at once; 0: all, until the longest ends
+        slots=0,  # with lanes, prompts under way at once; 0: all
     )
     c.scorers = ()
     c.shaping = ()
@@ -226,8 +228,13 @@ def validate(config: tp.Any) -> None:
     at_least(1, "model.logits_chunk", "optim.max_skipped")
     at_least(0, "steps", "learner.micro_blocks", "learner.start", "eval.every", "eval.samples")
     at_least(0, "eval.prompts", "eval.blocks", "model.lora.rank", "log.rollouts_every")
-    at_least(0, "checkpoint.keep_best")
+    at_least(0, "checkpoint.keep_best", "sampling.lanes", "sampling.slots")
     s = config.sampling
+    if s.slots and not s.lanes:
+        raise ConfigError(
+            f"config.sampling.slots: got {s.slots} with sampling.lanes=0, which takes all prompts "
+            "at once; set lanes too, such as lanes=8, or leave slots at 0"
+        )
     if not s.temperature > 0:
         raise ConfigError(
             f"config.sampling.temperature: got {s.temperature}, expected > 0: greedy completions "

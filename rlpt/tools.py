@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import collections.abc
 import dataclasses
+import functools
 import typing as tp
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 
 from rlpt import distributed, metrics, scoring, sharding
 from rlpt import generate as generate_lib
+from rlpt import lanes as lanes_lib
 from rlpt.columns import Table
 from rlpt.config import ConfigError
 from rlpt.models.transformer import ModelConfig
@@ -160,7 +162,8 @@ class Tools:
         ids[..., 3] = np.broadcast_to(first_sample, p)[:, None] + np.arange(group)
         most = max([r for r, i in zip(room, items, strict=True) if i] or [1])
         width = bucket(most, s.completion_buckets, "completion") if max_tokens is None else most
-        out = generate_lib.generate(
+        batched = functools.partial(lanes_lib.generate, lanes=s.lanes, slots=s.slots)
+        out = (batched if s.lanes else generate_lib.generate)(
             self.model,
             self.params,
             tokens,

@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "losses": {"columns", "losses"},
     "models": {"columns", "models"},
     "generate": {"columns", "models", "sharding"},
+    "lanes": {"generate", "models", "sharding"},
     "scoring": {"columns", "models"},
     "scorers": {"columns", "models", "scorers", "scoring"},
     "rollouts": {"columns", "rollouts", "tasks.base"},  # the tools come as arguments
