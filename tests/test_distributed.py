@@ -1,0 +1,195 @@
+"""Runs of several processes over loopback: they end as one process does, and start again."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from rlpt import distributed, supervise
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = """
+from tests.test_train import toy
+
+
+def get_config(arg=""):
+    c = toy(eval__every=2, checkpoint__every=2, steps=int(arg or 4))
+    c.learner.skip_zero_advantage = False
+    c.optim.name, c.optim.lr = "sgd", 0.3  # AdamW's first steps are signs, which rounding turns
+    return c
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    path = tmp_path_factory.mktemp("distributed")
+    (path / "config.py").write_text(CONFIG)
+    return path
+
+
+def command(place, name, *more, steps=""):
+    return [
+        "train",
+        "--config",
+        f"{place}/config.py:{steps}",
+        "--workdir",
+        f"{place}/{name}",
+        *more,
+    ]
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **more}
+
+
+def run(argv, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "rlpt.cli", *argv],
+        env=environment(**env), cwd=ROOT, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+def rows(workdir):
+    lines = (workdir / "rollouts.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def compare(one, other):
+    a, b = (load_file(w / "export" / "model.safetensors") for w in (one, other))
+    for name in a:
+        np.testing.assert_allclose(b[name], a[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    assert len(rows(one)) == len(rows(other)) > 0
+    for x, y in zip(rows(one), rows(other), strict=True):
+        for key in ("tokens", "verdicts", "outcomes", "completion", "reward", "row_id"):
+            assert x[key] == y[key], key
+
+
+@pytest.fixture(scope="module")
+def alone(place):
+    done = run(command(place, "alone"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    return place / "alone"
+
+
+@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_end_as_one_does(place, alone, n):
+    done = run(["supervise", f"--processes={n}", "--", *command(place, f"of{n}")])
+    assert done.returncode == 0, done.stderr[-2000:]
+    compare(alone, place / f"of{n}")
+    assert done.stdout.count("step 4/4") == 1, "more than one process prints"
+    summary = json.loads((place / f"of{n}" / "summary.json").read_text())
+    assert summary["versions"]["processes"] == str(n)
+    checkpoint = json.loads((alone / "summary.json").read_text())
+    assert summary["eval_after"] == checkpoint["eval_after"]
+
+
+def test_a_killed_process_has_all_started_again_and_the_run_ends_as_if_unbroken(place, alone):
+    work = place / "killed"
+    argv = ["supervise", "--processes=2", "--restarts=2", "--", *command(place, "killed")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlpt.cli", *argv], env=environment(), cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(work.glob("checkpoints/2")):
+        time.sleep(0.05)
+    children = _children(process.pid)
+    assert len(children) == 2, "the run was over before it could be killed"
+    os.kill(children[1], signal.SIGKILL)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err[-2000:]
+    assert "start 2 of 3" in err and "start 3" not in err, err[-2000:]
+    assert "resume   at step 2 of 4" in out
+    compare(alone, work)
+
+
+def _children(pid):
+    """Those that are a process of the run, in the order of their index."""
+    found = {}
+    for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(status.read_text().rpartition(")")[2].split()[1]) == pid:
+                env = (status.parent / "environ").read_bytes().split(b"\0")
+                index = next(e for e in env if e.startswith(b"RLPT_PROCESS="))
+                found[int(index.partition(b"=")[2])] = int(status.parent.name)
+        except (OSError, StopIteration):
+            continue
+    return [found[i] for i in sorted(found)]
+
+
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(place):
+    """Slurm and Kubernetes tell each process by itself, and not all at one moment."""
+    work = place / "stopped"
+    argv = ["supervise", "--processes=2", "--", *command(place, "stopped", steps=10000)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlpt.cli", *argv], env=environment(), cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(work.glob("checkpoints/2")):
+        time.sleep(0.05)
+    os.kill(_children(process.pid)[1], signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err[-2000:]
+    step = int(out.rpartition("stopped at step ")[2].split()[0])
+    assert (work / "checkpoints" / str(step)).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "message"),
+    [
+        ({}, {"coordinator": "localhost:1"}, "processes, process is not given"),
+        ({"RLPT_PROCESSES": "two"}, {}, "RLPT_PROCESSES: got 'two', expected an integer"),
+        (
+            {"RLPT_COORDINATOR": "localhost:1", "RLPT_PROCESSES": "2", "RLPT_PROCESS": "2"}, {},
+            "got process 2 of 2, expected an index from 0",
+        ),
+        ({}, {"mode": "perhaps"}, "got 'perhaps', expected auto, on or off"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together(env, arguments, message, monkeypatch):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        distributed.initialize(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("env", "several"),
+    [
+        ({}, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, False),  # in the batch script, not in a step
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "t1v-0,t1v-1"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "WARNING: not found, please set it"}, False),
+    ],
+)
+def test_which_environments_are_of_several_processes(env, several, monkeypatch):
+    for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE",
+                 "TPU_WORKER_HOSTNAMES"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert distributed._several() is several
+
+
+def test_alone_nothing_is_shared():
+    assert distributed.split([1, 2], lambda part: [x + 1 for x in part]) == [2, 3]
+    assert distributed.agree(15) == 15 and distributed.primary()
+
+
+def test_supervise_ends_with_an_error_that_comes_back(capfd):
+    assert supervise.supervise(["nonsense"], restarts=3) == 2
+    assert capfd.readouterr().err.count("unknown command") == 1, "it was started again"
+    with pytest.raises(ValueError, match="processes=0"):
+        supervise.supervise(["train"], processes=0)
