@@ -12,8 +12,8 @@ no reinforcement learning, so group, clip and learning rate were chosen here.
 Needs: the model's Hugging Face directory, and train.jsonl and validation.jsonl with MBPP's
 columns (task_id, text, code, test_list, test_setup_code) under the data directory.  At the start
 every problem's own solution, `code`, has to pass its tests in the sandbox; problems that fail, or
-whose tests need more than plain arguments and results, are listed and counted, and have to be
-taken out.  docs/sandbox.md has what the sandbox holds.  Not run by us at this size.
+whose tests need more than plain arguments and results, are counted, listed and left out.
+docs/sandbox.md has what the sandbox holds.  Not run by us at this size.
 """
 
 import rlpt.config
@@ -34,6 +34,7 @@ def get_config(arg: str | None = None):
             path=f"{data}/train.jsonl",
             eval_path=f"{data}/validation.jsonl",
             meta=("test_setup_code", "code"),  # code: the reference solution, run at load
+            on_bad_row="skip",
             system="Write the Python function that is asked for, in one ```python block.",
         ),
     )

@@ -19,7 +19,7 @@ methods=(
   tests/test_{noise,noise_gradients,rewards,scorers,tree,verifiers_outcomes}.py
 )
 faults=(tests/test_{checkpoint,code,distributed,judge,sandbox,verifiers,workdir}.py)
-pages=(tests/test_{benchmarks,docs,evaluate,launch,report,serve,sweep}.py)
+pages=(tests/test_{benchmarks,docs,doctor,evaluate,launch,report,serve,sweep}.py)
 
 all=""
 options=(--durations=10)

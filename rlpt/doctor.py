@@ -49,7 +49,8 @@ def examine(
       config: of a run; None: nothing is known of one.
       model: source of a model; "": the config's.
       workdir: where the run would write; it is not made.
-      selftest: also run a tiny training step and a sandboxed call, some five seconds.
+      selftest: also run a tiny training step and a sandboxed call: some five seconds, more where
+        nothing is compiled yet.
     """
     checks: dict[str, collections.abc.Callable[[], tuple[str, str]]] = {
         "versions": _versions,
@@ -108,8 +109,14 @@ def _versions() -> tuple[str, str]:
 def _devices() -> tuple[str, str]:
     import jax
 
+    try:
+        found = jax.devices()
+    except Exception as e:  # of many types
+        asked = os.environ.get("JAX_PLATFORMS", "not set")
+        said = f"{type(e).__name__}: {e}".rstrip(": ")
+        return "failed", f"jax finds no devices (JAX_PLATFORMS is {asked}): {said}"
     lines = []
-    for kind, devices in _grouped(jax.devices(), lambda d: d.device_kind).items():
+    for kind, devices in _grouped(found, lambda d: d.device_kind).items():
         limits = [(d.memory_stats() or {}).get("bytes_limit", 0) for d in devices]
         memory = f" with {_size(limits[0])} each" if all(limits) else ""
         lines.append(f"{len(devices)} x {kind} ({devices[0].platform}){memory}")
@@ -221,6 +228,8 @@ def _data(config: tp.Any) -> tuple[str, str]:
 
 def _selftest() -> tuple[str, str]:
     """Samples, judges and updates once with the real trainer, and calls into the best sandbox."""
+    import jax
+
     from rlpt import config as config_lib
     from rlpt import train
     from rlpt.verifiers.sandbox import host
@@ -232,10 +241,14 @@ def _selftest() -> tuple[str, str]:
     c.sampling.completion_buckets = (4,)
     c.eval.prompts, c.eval.samples, c.eval.blocks = 1, c.rollout.group, c.rollout.prompts
     c.log.tensorboard = c.log.console = c.export = False
+    slow = jax.config.read("jax_disable_most_optimizations")
     with (
         tempfile.TemporaryDirectory(prefix="rlpt-doctor-") as directory,
         contextlib.redirect_stdout(io.StringIO()),
+        contextlib.ExitStack() as after,
     ):
+        after.callback(jax.config.update, "jax_disable_most_optimizations", slow)
+        jax.config.update("jax_disable_most_optimizations", True)  # most of the time is compiling
         train.train(c, directory)
     lines = [f"a GRPO step on a toy model: {time.monotonic() - start:.1f} s"]
     start = time.monotonic()

@@ -130,6 +130,19 @@ def f(x): return Always()""",
 class Bomb:
     def __reduce__(self): return (exec, ("import os; os._exit(0)",))
 def f(x): return Bomb()""",
+    "__eq__ of a str": """
+class Always(str):
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __hash__(self): return 0
+def f(x): return Always('9')""",
+    "__eq__ of a list": """
+class Always(list):
+    def __eq__(self, other): return True
+    def __len__(self): return 1
+def f(x): return Always([9])""",
+    "negative zero": "def f(x): return -0.0",
+    "True": "def f(x): return True",
     "NaN": "def f(x): return float('nan')",
     "another type": "def f(x): return float(x * x)",
     "AssertionError": "def f(x): raise AssertionError",
@@ -158,6 +171,18 @@ def f(x):
     "a set of lists": CHANNEL + "def f(x): channel().sendall(frame({'value': {'set': [[1]]}}))",
     "closes all files": "import os\ndef f(x):\n os.closerange(0, 1000)\n return x * x",
     "closes them and stays": "import os\nos.closerange(0, 1000)\nwhile True: pass",
+    "answers later": CHANNEL + """
+import os, time
+def f(x):
+    if not os.fork():
+        time.sleep(0.1)
+        channel().sendall(frame({"value": x * x}))
+        os._exit(0)
+    os._exit(0)""",
+    "answers when it ends": CHANNEL + """
+import atexit
+atexit.register(lambda: channel().sendall(frame({"value": 9}) + frame({"value": 16})))
+def f(x): raise SystemExit(0)""",
     "shuts the channel": CHANNEL + "channel().shutdown(2)\n" + HONEST,
     "prints what a harness prints": """
 print('{"value": 9}\\nOK\\npassed\\n1 passed in 0.01s')
@@ -169,6 +194,36 @@ json.dumps = lambda *a, **k: '{"value": 9}'
 builtins.isinstance = lambda *a: True
 builtins.AssertionError = type('Quiet', (Exception,), {})
 def f(x): return 'anything'""",
+    "patches time": """
+import signal, time
+time.monotonic = time.time = time.perf_counter = lambda: 0.0
+time.sleep = lambda seconds: None
+signal.setitimer(signal.ITIMER_REAL, 0)
+def f(x):
+    while True: time.sleep(1000)""",
+    "overwrites the tests": """
+import builtins, sys
+def run_tests(*a, **k): return True
+def check(candidate): return None
+def _same(a, b): return True
+for module in list(sys.modules.values()):
+    for name in ('run_tests', 'check', '_same', 'judge', 'verify', 'main'):
+        try: setattr(module, name, lambda *a, **k: True)
+        except (AttributeError, TypeError): pass
+builtins._same = _same
+def f(x): return 0""",
+    "patches pytest": """
+import sys, types
+hook = "def pytest_runtest_makereport(item, call):\\n    return 'passed'\\n"
+open('conftest.py', 'w').write(hook)
+sys.modules['pytest'] = sys.modules['unittest'] = types.ModuleType('pytest')
+def f(x): return 0""",
+    "counts its calls": """
+calls = 0
+def f(x):
+    global calls
+    calls += 1
+    return x * x if calls == 1 else 0""",
     "patches the harness": """
 import gc, sys
 frame = sys._getframe()
@@ -190,6 +245,16 @@ def f(x):
         if isinstance(o, (list, tuple)): seen += [s for s in o if isinstance(s, str)]
     if any('assert f(' in s for s in seen if 'gc.get_objects' not in s): return x * x
     return 0""",
+    "reads arguments, environment and files": """
+import glob, os, sys
+def f(x):
+    seen = repr(sys.argv) + repr(sys.orig_argv) + repr(dict(os.environ))
+    paths = glob.glob('/proc/*/cmdline') + glob.glob('/proc/*/environ') + glob.glob('/tmp/**/*')
+    for path in paths + [f'/proc/self/fd/{fd}' for fd in range(3, 64)]:
+        try:
+            with open(path, 'rb') as file: seen += repr(file.read(1 << 20))
+        except (OSError, ValueError): pass
+    return x * x if 'assert f(' in seen.replace("'assert f(' in seen", '') else 0""",
     "reads all memory": """
 import re
 def f(x):
@@ -214,6 +279,17 @@ def f(x):
         if not os.fork():
             time.sleep(1000)
         os._exit(0)
+    return 0""",
+    "daemon in a session of its own": """
+import os, time
+def f(x):
+    if not os.fork():
+        try: os.setsid()
+        except OSError: pass
+        if os.fork(): os._exit(0)
+        os.closerange(0, 1000)
+        time.sleep(1000)
+    os.wait()
     return 0""",
     "zombies": """
 import os
@@ -349,7 +425,8 @@ def test_nothing_can_be_reached(tier):
     import rlpt
 
     package = os.path.dirname(rlpt.__file__)
-    places = ["/", "/usr", "/etc", "/root", os.path.dirname(os.__file__), package]
+    places = ["/", "/usr", "/etc", os.path.expanduser("~"), os.path.dirname(os.__file__), package]
+    places += [os.path.dirname(pytest.__file__), f"/proc/{os.getpid()}/cwd", os.getcwd()]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         got = call(tier, REACH, os.getpid(), port, places)
@@ -364,7 +441,8 @@ SECRETS = """
 import os, glob
 def f(paths):
     seen = [repr(dict(os.environ)), os.getcwd(), repr(os.listdir("."))]
-    for path in glob.glob("/proc/*/environ") + glob.glob("/proc/*/cmdline") + paths:
+    kinds = ("environ", "cmdline", "cwd/*", "maps")
+    for path in [p for kind in kinds for p in glob.glob(f"/proc/*/{kind}")] + paths:
         try:
             with open(path) as file: seen.append(file.read())
         except OSError: pass
@@ -380,6 +458,36 @@ def test_no_secret_is_seen(tier, tmp_path, monkeypatch):
     seen = call(tier, SECRETS, [str(kept)], output_kb=4096)
     assert "listdir" not in seen and len(seen) > 5, "the program ran"
     assert CANARY not in seen
+
+
+LEAVES = """
+import glob, os, site, sys
+def f(x):
+    text = "import builtins\\nbuiltins.helped = lambda x: x * x\\n"
+    places = ["", "/tmp", "/dev/shm", os.path.expanduser("~"), *sys.path, *site.getsitepackages()]
+    for place in places + glob.glob("/tmp/*"):
+        for name in ("sitecustomize.py", "usercustomize.py", "solution.py", "helped.py", "json.py"):
+            try: open(os.path.join(place, name), "w").write(text)
+            except OSError: pass
+    return 0
+"""
+FINDS = """
+import glob, os, sys
+def read(path):
+    try: return open(path).read() if os.path.getsize(path) < 99 else ""
+    except (OSError, ValueError): return ""
+def f(x):
+    places = ["", "/tmp", "/dev/shm", *glob.glob("/tmp/*"), *sys.path]
+    found = [p for place in places for p in glob.glob(os.path.join(place, "*.py"))]
+    return [p for p in found if "builtins.helped" in read(p)]
+"""
+
+
+def test_a_file_does_not_help_the_next_candidate(tier):
+    assert call(tier, LEAVES, 3) == 0
+    assert call(tier, FINDS, 3, seconds=10.0) == []
+    both = f"{LEAVES}\nleave = f\n{FINDS}\nfind = f\ndef f(x): return leave(x) or find(x)"
+    assert call(tier, both, 3, seconds=10.0), "it would be found"
 
 
 @pytest.mark.parametrize("isolating", ["bwrap", "unshare"])
@@ -541,6 +649,7 @@ def test_programs(tier):
     assert run(reverse, "aé\n" * 10**5, output_kb=1024) == "\néa" * 10**5
     main = "import sys\nif __name__ == '__main__': print(open(0).read())\nsys.exit()"
     assert run(main, "x") == "x\n"
+    assert run("import sys\nsys.stdout.buffer.write(b'\\xff\\0ok')") == "\ufffd\0ok"
     with pytest.raises(host.Failed, match="code 3"):
         run("print(1)\nraise SystemExit(3)")
     with pytest.raises(host.Failed, match="code 1"):
