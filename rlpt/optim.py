@@ -35,6 +35,13 @@ _FIXED: dict[str, dict[str, tp.Any]] = {
     "lion": {"weight_decay": 0.0},
     "adafactor": {"multiply_by_parameter_scale": False},
 }
+# how the moments are kept, see `make_optimizer`; adafactor factors the second one anyway
+MOMENTS = {
+    "adamw": ("float32", "bfloat16", "factored"),
+    "lion": ("float32", "bfloat16"),
+    "sgd": ("float32", "bfloat16"),
+    "adafactor": ("float32", "bfloat16"),
+}
 SCHEDULES = ("constant", "linear", "cosine")
 
 DEFAULTS: dict[str, tp.Any] = {
@@ -51,6 +58,7 @@ DEFAULTS: dict[str, tp.Any] = {
     "decay_rules": None,
     "max_grad_norm": 1.0,
     "mu_dtype": None,
+    "moments": "float32",
 }
 
 
@@ -70,6 +78,12 @@ def make_optimizer(cfg: tp.Mapping[str, tp.Any]) -> tuple[optax.GradientTransfor
         decay_rules: ((regex, multiplier), ...), first full match of the path wins;
           None: 0 for norms, biases and leaves of fewer than 2 axes, 1 for the others.
         max_grad_norm: clip of the global norm; None or 0: no clip.
+        moments: how the moments are kept. float32: as optax does (mu_dtype may say
+          otherwise of the first). bfloat16: in 2 bytes each; the first is rounded to
+          nearest, adamw's second stochastically (see `_second_moment_in_bfloat16`).
+          factored (adamw): the second as the sums of the rows and columns of each
+          matrix of 128 x 128 or more (see `_factored_adamw`), the first in bfloat16,
+          or as mu_dtype says, or not at all with b1=0.
     Returns: (optimizer, schedule); schedule(count) is the learning rate of the
       update that follows `count` applied ones, see `update_count`.
     Raises: ValueError for an unknown setting or a value that cannot work.
@@ -83,7 +97,7 @@ def make_optimizer(cfg: tp.Mapping[str, tp.Any]) -> tuple[optax.GradientTransfor
     name = settings["name"]
     _choice("name", name, OPTIMIZERS)
     _positive_or_zero(settings, "weight_decay", "end_lr_fraction", "warmup_steps", "total_steps")
-    keywords = dict(_FIXED.get(name, {}))
+    keywords: dict[str, tp.Any] = {}
     for ours in ("b1", "b2", "eps", "mu_dtype"):
         if settings[ours] is None:
             continue
@@ -93,17 +107,108 @@ def make_optimizer(cfg: tp.Mapping[str, tp.Any]) -> tuple[optax.GradientTransfor
                 f"set it to None (it accepts {', '.join(OPTIMIZERS[name])})"
             )
         keywords[OPTIMIZERS[name][ours]] = settings[ours]
-    needs_b1 = "momentum" in OPTIMIZERS[name].values()
-    if needs_b1 and settings["mu_dtype"] is not None and settings["b1"] is None:
-        raise ValueError(f"optim.mu_dtype: {name} keeps no moment to store without b1; set b1")
+    needs_b1 = "momentum" in OPTIMIZERS[name].values() and settings["b1"] is None
+    for setting, default in (("mu_dtype", None), ("moments", "float32")):
+        if needs_b1 and settings[setting] != default:
+            raise ValueError(f"optim.{setting}: {name} keeps no such moment without b1; set b1")
     lr_at = _schedule(settings)
-    chain = [getattr(optax, name)(learning_rate=1.0, **keywords)]
+    chain = [_scaled(name, settings["moments"], keywords)]
     if settings["max_grad_norm"]:
         _positive_or_zero(settings, "max_grad_norm")
         chain.insert(0, optax.clip_by_global_norm(settings["max_grad_norm"]))
     if settings["weight_decay"] or settings["decay_rules"] is not None:
         chain.append(_decay(settings["weight_decay"], settings["decay_rules"]))
     return optax.chain(*chain, optax.scale_by_schedule(lr_at)), lr_at
+
+
+def _scaled(name: str, moments: str, keywords: dict[str, tp.Any]) -> optax.GradientTransformation:
+    """The optimizer at learning rate 1, its moments kept as `moments` says."""
+    if moments not in MOMENTS[name]:
+        raise ValueError(
+            f"optim.moments: got {moments!r}, expected one of {', '.join(MOMENTS[name])} "
+            f"with {name}"
+        )
+    if moments == "factored":
+        return _factored_adamw(**keywords)
+    if moments == "bfloat16":
+        dtype = OPTIMIZERS[name]["mu_dtype"]
+        if keywords.get(dtype, "bfloat16") != "bfloat16":
+            raise ValueError(
+                f"optim.mu_dtype: got {keywords[dtype]!r} with moments=bfloat16, which is about "
+                "both moments; set mu_dtype to None, or moments to float32"
+            )
+        keywords = {**keywords, dtype: "bfloat16"}
+    made = getattr(optax, name)(learning_rate=1.0, **_FIXED.get(name, {}), **keywords)
+    return _second_moment_in_bfloat16(made) if (name, moments) == ("adamw", "bfloat16") else made
+
+
+def _second_moment_in_bfloat16(adamw: optax.GradientTransformation) -> optax.GradientTransformation:
+    """adamw with its `nu` stored in bfloat16, rounded up or down at random, right in the mean.
+
+    To nearest it would never shrink: a step takes (1 - b2) of it away, 0.1 %, and bfloat16
+    has steps of 0.4 to 0.8 %.  The noise follows from the count and the leaf, so that
+    neither a resumption nor the layout on devices changes it.
+    """
+
+    def stored(nu: Tree, count: jax.Array) -> Tree:
+        leaves, structure = jax.tree.flatten(nu)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), count), len(leaves))
+        rounded = [stochastic_round(x, k) for x, k in zip(leaves, keys, strict=True)]
+        return jax.tree.unflatten(structure, rounded)
+
+    def init(params: Tree) -> Tree:
+        state = adamw.init(params)
+        nu = optax.tree_utils.tree_get(state, "nu")
+        return optax.tree_utils.tree_set(state, nu=optax.tree_utils.tree_cast(nu, jnp.bfloat16))
+
+    def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
+        nu = optax.tree_utils.tree_cast(optax.tree_utils.tree_get(state, "nu"), jnp.float32)
+        state = optax.tree_utils.tree_set(state, nu=nu)
+        updates, state = adamw.update(updates, state, params)
+        nu, count = (optax.tree_utils.tree_get(state, name) for name in ("nu", "count"))
+        return updates, optax.tree_utils.tree_set(state, nu=stored(nu, count))
+
+    return optax.GradientTransformation(init, update)
+
+
+def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
+    """bfloat16 neighbours of x, each as likely as x is near to it, so that the mean is x.
+
+    Args:
+      x: float32, finite.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    bits = (bits + noise) & jnp.uint32(0xFFFF0000)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.bfloat16)
+
+
+def _factored_adamw(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, mu_dtype: str | None = None
+) -> optax.GradientTransformation:
+    """Adam at learning rate 1 whose second moment is factored as in Adafactor.
+
+    b2 is Adam's, bias correction included, and so is eps in effect (as eps^2 under the
+    root).  The first moment is that of the scaled gradients, whose root mean square in a
+    parameter is clipped to 1.
+
+    References: Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear
+      Memory Cost", arXiv 1804.04235, sections 3 and 6; Zhai et al., "Scaling Vision
+      Transformers", arXiv 2106.04560, "Memory-efficient optimizers", for the b2 that is
+      not a schedule and the first moment in bfloat16.
+    """
+
+    def decay(count: jax.typing.ArrayLike, b2: jax.typing.ArrayLike) -> jax.Array:
+        t = jnp.asarray(count, jnp.float32)  # updates before this one
+        return jnp.asarray(b2 * (1.0 - b2**t) / (1.0 - b2 ** (t + 1.0)))
+
+    chain = [
+        optax.scale_by_factored_rms(decay_rate=b2, epsilon=eps**2, decay_rate_fn=decay),
+        optax.clip_by_block_rms(1.0),
+    ]
+    if b1:
+        chain.append(optax.ema(b1, debias=True, accumulator_dtype=mu_dtype or "bfloat16"))
+    return optax.chain(*chain, optax.scale(-1.0))
 
 
 def guarded_update(

@@ -87,6 +87,7 @@ def default() -> tp.Any:
         b2=ml_collections.config_dict.placeholder(float),
         eps=ml_collections.config_dict.placeholder(float),
         mu_dtype=ml_collections.config_dict.placeholder(str),  # bfloat16 halves the first moment
+        moments="float32",  # or bfloat16 or factored: 8, 4 or 2 bytes a parameter with adamw
         weight_decay=0.0,
         decay_rules=(),  # ((regex, multiplier), ...); (): none for norms, biases, 1-D leaves
         max_grad_norm=1.0,
@@ -265,6 +266,7 @@ def validate(config: tp.Any) -> None:
         ("model.matmul_precision", ("default", "high", "highest")),
         ("model.dtype", ("float32", "bfloat16", "float16")),
         ("sampling.dtype", ("float32", "bfloat16", "float16")),
+        ("optim.moments", ("float32", "bfloat16", "factored")),
         ("learner.old_logp", ("auto", "recompute", "sampler")),
         ("mesh.rollout", ("as_trained", "replicated")),
     ):

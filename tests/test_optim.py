@@ -1,5 +1,7 @@
 """Optimizers: optax's numbers, schedules by hand, decay by path, steps that are skipped whole."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -8,6 +10,7 @@ import optax
 import pytest
 
 from rlpt import optim
+from rlpt.checkpoint import Checkpointer
 
 
 @pytest.fixture
@@ -112,6 +115,8 @@ def test_every_optimizer_descends(name):
         ("adamw", {"weight_decay": 0.1}),
         ("adamw", {"max_grad_norm": 0.01}),
         ("adamw", {"mu_dtype": "bfloat16"}),
+        ("adamw", {"moments": "bfloat16"}),
+        ("adamw", {"moments": "factored"}),
         ("lion", {"b1": 0.1}),
         ("lion", {"b2": 0.1}),
         ("lion", {"weight_decay": 0.1}),
@@ -142,6 +147,157 @@ def test_moment_dtype(params):
     assert optax.tree_utils.tree_get(state, "nu")["embed"].dtype == jnp.float32
     _, state = run({"name": "sgd", "b1": 0.9, "mu_dtype": "bfloat16"}, params, steps=1)
     assert optax.tree_utils.tree_get(state, "trace")["embed"].dtype == jnp.bfloat16
+
+
+# ---- how the moments are kept
+
+LEARNED = {"embed": (256, 192), "layers": {"q": (2, 192, 160), "q_norm": (2, 160)}}
+KEPT = ["float32", "bfloat16", "factored"]
+
+
+def network(key):
+    """Parameters of a small network, its matrices large enough to be factored."""
+    keys = iter(jax.random.split(key, 3))
+    return jax.tree.map(
+        lambda shape: jax.random.normal(next(keys), shape) * shape[-2] ** -0.5,
+        LEARNED,
+        is_leaf=lambda s: isinstance(s, tuple),
+    )
+
+
+def answers(params, tokens):
+    """[n, 160]: a mean of embeddings through two layers."""
+    x = params["embed"][tokens].mean(1)
+    x = jnp.tanh(x @ params["layers"]["q"][0] * (1 + params["layers"]["q_norm"][0]))
+    x = jnp.pad(x, ((0, 0), (0, 32)))
+    return x @ params["layers"]["q"][1] * (1 + params["layers"]["q_norm"][1])
+
+
+def fitted(moments, steps=150):
+    """Losses of a network that learns another's answers from batches of tokens."""
+    teacher, params = network(jax.random.key(1)), network(jax.random.key(2))
+    optimizer, _ = optim.make_optimizer(
+        {"lr": 5e-3, "moments": moments, "schedule": "cosine", "total_steps": steps}
+    )
+
+    def loss(params, tokens):
+        return jnp.mean((answers(params, tokens) - answers(teacher, tokens)) ** 2)
+
+    @jax.jit
+    def run(params):
+        def step(carry, key):
+            params, state = carry
+            tokens = jax.random.randint(key, (64, 4), 0, 256)
+            value, grads = jax.value_and_grad(loss)(params, tokens)
+            params, state, _ = optim.guarded_update(optimizer, grads, state, params, value)
+            return (params, state), value
+
+        keys = jax.random.split(jax.random.key(3), steps)
+        return jax.lax.scan(step, (params, optimizer.init(params)), keys)[1]
+
+    return np.asarray(run(params))
+
+
+def test_smaller_moments_learn_as_well_as_float32():
+    losses = {moments: fitted(moments) for moments in KEPT}
+    start, end = (np.mean(losses["float32"][part]) for part in (slice(0, 5), slice(-20, None)))
+    assert end < 0.1 * start, f"float32 itself: {start} to {end}"
+    for moments in ("bfloat16", "factored"):
+        got = np.mean(losses[moments][-20:])
+        assert got < 1.15 * end, f"{moments}: {got}, float32 {end}, from {start}"
+    path = np.abs(losses["bfloat16"] / losses["float32"] - 1)
+    assert path.max() < 0.1, "bfloat16 follows float32 all the way"
+
+
+def test_bytes_of_moments():
+    params = network(jax.random.key(0))
+    count = sum(x.size for x in jax.tree.leaves(params))
+    norms = params["layers"]["q_norm"].size
+
+    def used(**cfg):
+        state = optim.make_optimizer(cfg)[0].init(params)
+        return sum(x.nbytes for x in jax.tree.leaves(state) if x.ndim)
+
+    assert used() == 8 * count and used(mu_dtype="bfloat16") == 6 * count
+    assert used(moments="bfloat16") == 4 * count
+    sums = 256 + 192 + 2 * (192 + 160)  # of rows and columns
+    fixed = 2 + 2  # single zeros that optax puts where it keeps nothing
+    second = 4 * (sums + norms + fixed)
+    assert used(moments="factored") == 2 * count + second
+    assert used(moments="factored", mu_dtype="float32") == 4 * count + second
+    assert used(moments="factored", b1=0.0) == second < 0.06 * count
+    assert used(name="lion", moments="bfloat16") == 2 * count
+    assert used(name="sgd", b1=0.9, moments="bfloat16") == 2 * count
+
+
+SCALES = (1.0, 0.5, -0.25, 0.125)  # shrinking, so that no step is clipped
+
+
+def test_factored_is_adam_where_nothing_can_be_factored():
+    """Vectors and small matrices: b1, b2 and bias corrections are Adam's, by hand."""
+    params = {"w": jnp.zeros((3, 4)), "final_norm": jnp.zeros(5)}
+    constant = jax.tree.map(lambda p: 0.1 + jnp.arange(p.size).reshape(p.shape), params)
+    cfg = {"lr": 0.1, "b1": 0.7, "b2": 0.9, "max_grad_norm": None}
+    moved = []
+    for moments in ("float32", "factored"):
+        optimizer, _ = optim.make_optimizer(cfg | {"moments": moments, "mu_dtype": "float32"})
+        p, state = params, optimizer.init(params)
+        for scale in SCALES:
+            grads = jax.tree.map(lambda g, s=scale: s * g, constant)
+            p, state, _ = optim.guarded_update(optimizer, grads, state, p)
+        moved.append(p)
+    mu = nu = want = 0.0
+    for t, scale in enumerate(SCALES, 1):  # by hand, for any element
+        nu = 0.9 * nu + 0.1 * scale**2
+        mu = 0.7 * mu + 0.3 * scale / (nu / (1 - 0.9**t)) ** 0.5
+        want -= 0.1 * mu / (1 - 0.7**t)
+    for leaf in jax.tree.leaves(moved[1]):
+        np.testing.assert_allclose(leaf, want, rtol=1e-5)
+    assert not np.allclose(moved[0]["w"], moved[1]["w"]), "Adam averages before it scales"
+
+
+def test_stochastic_rounding_is_right_in_the_mean():
+    x = jnp.array([1.0, 1.003, -1.003, 3.1e-20, 255.7, 0.0], jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    draws = np.asarray(jax.vmap(lambda k: optim.stochastic_round(x, k))(keys)).astype(np.float64)
+    nearest = np.asarray(x.astype(jnp.bfloat16)).astype(np.float64)
+    for i, value in enumerate(np.asarray(x, np.float64)):
+        seen = np.unique(draws[:, i])
+        assert seen.size == (1 if value == nearest[i] else 2), f"neighbours of {value}: {seen}"
+        gap = np.ptp(seen)
+        assert seen.min() <= value <= seen.max() and gap <= abs(value) * 2**-7
+        error = abs(draws[:, i].mean() - value)
+        assert error <= 4 * gap / 2 / len(keys) ** 0.5, f"mean of {value}: {draws[:, i].mean()}"
+
+
+def test_a_second_moment_in_bfloat16_forgets():
+    """1000 updates without a gradient shrink it by b2^1000 = 0.37, as it does in float32."""
+    params = {"w": jnp.zeros(4096)}
+    optimizer, _ = optim.make_optimizer({"moments": "bfloat16", "max_grad_norm": None})
+    _, state = optimizer.update({"w": jnp.ones(4096)}, optimizer.init(params), params)
+    nu = optax.tree_utils.tree_get(state, "nu")["w"]
+    assert nu.dtype == jnp.bfloat16
+    zero = {"w": jnp.zeros(4096)}
+    state = jax.jit(
+        lambda s: jax.lax.fori_loop(0, 1000, lambda i, s: optimizer.update(zero, s, params)[1], s)
+    )(state)
+    after = np.asarray(optax.tree_utils.tree_get(state, "nu")["w"], np.float64).mean()
+    np.testing.assert_allclose(after / 1e-3, 0.999**1000, rtol=0.02)
+
+
+@pytest.mark.parametrize("moments", KEPT)
+def test_resume_is_bit_exact_from_a_checkpoint(moments, tmp_path):
+    cfg = {"lr": 0.1, "moments": moments, "weight_decay": 0.1, "warmup_steps": 2}
+    params = network(jax.random.key(0))
+    whole = run(cfg, params, steps=6)
+    half = run(cfg, params, steps=3)
+    with contextlib.closing(Checkpointer(tmp_path)) as checkpointer:
+        checkpointer.save(3, half, {})
+        fresh = params, optim.make_optimizer(cfg)[0].init(params)
+        found = checkpointer.restore(fresh)
+    assert_same(found.device_state, half)
+    restored, state = found.device_state
+    assert_same(run(cfg, restored, steps=3, start=3, state=state), whole)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +423,17 @@ def test_decay_rules_that_cannot_work(params, rules, message):
         ({"lr": "1e-3"}, "optim.lr: got '1e-3', expected a number > 0"),
         ({"name": "sgd", "b2": 0.9}, "optim.b2: got 0.9, but sgd has no such setting"),
         ({"name": "lion", "eps": 1e-8}, "but lion has no such setting; set it to None"),
-        ({"name": "sgd", "mu_dtype": "bfloat16"}, "sgd keeps no moment to store without b1"),
+        (
+            {"name": "sgd", "mu_dtype": "bfloat16"},
+            "optim.mu_dtype: sgd keeps no such moment without b1",
+        ),
+        (
+            {"moments": "int8"},
+            "moments: got 'int8', expected one of float32, bfloat16, factored wi",
+        ),
+        ({"name": "lion", "moments": "factored"}, "got 'factored', expected one of float32, bflo"),
+        ({"name": "sgd", "moments": "bfloat16"}, "optim.moments: sgd keeps no such moment without"),
+        ({"moments": "bfloat16", "mu_dtype": "float32"}, "mu_dtype: got 'float32' with moments=bf"),
         ({"schedule": "cosine"}, "total_steps: got 0, expected more than warmup_steps=0"),
         ({"weight_decay": -0.1}, "optim.weight_decay: got -0.1, expected a number >= 0"),
         ({"max_grad_norm": -1.0}, "optim.max_grad_norm: got -1.0, expected a number >= 0"),
