@@ -320,12 +320,17 @@ def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, slot: jax.Array) 
     new = new.astype(cache.dtype)
     if slot.ndim == 0:
         return jax.lax.dynamic_update_slice(cache, new[None], (layer, 0, 0, 0, slot, 0))
-
-    def one(row: jax.Array, new: jax.Array, slot: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice(row, new[None], (layer, 0, slot, 0))
-
-    rows = jax.vmap(one, in_axes=(1, 0, 0), out_axes=1)
-    return jax.vmap(rows, in_axes=(1, 0, 0), out_axes=1)(cache, new, slot)
+    rows = jax.lax.ScatterDimensionNumbers(  # what vmap would make copies the cache on CPU
+        update_window_dims=(2, 3),
+        inserted_window_dims=(0, 4),
+        scatter_dims_to_operand_dims=(0, 4),
+        operand_batching_dims=(1, 2),
+        scatter_indices_batching_dims=(0, 1),
+    )
+    index = jnp.stack([jnp.broadcast_to(layer, slot.shape), slot], -1)
+    return jax.lax.scatter(
+        cache, index, new[..., 0, :], rows, unique_indices=True, mode="promise_in_bounds"
+    )
 
 
 def decode_step(
