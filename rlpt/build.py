@@ -261,6 +261,11 @@ def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:
     if config.rollout.group_blocks > 1:  # not every rollout has groups that span blocks
         options["group_blocks"] = config.rollout.group_blocks
     bound = config_lib.resolve("rollouts", config.rollout.fn, **options)
+    if config.rollout.overlap and not getattr(bound.fn, "overlaps", False):
+        raise ConfigError(
+            f"config.rollout.overlap: got 1 with {config.rollout.fn}, which looks at verdicts "
+            "before its batch is whole, or makes columns of its own; use 0, or sample.on_policy"
+        )
     if any(callable(v) for v in bound.numbers.values()):
         raise ConfigError("config.rollout.options: got a schedule, expected plain values")
     return functools.partial(bound.fn, **bound.static, **bound.numbers_at(0))

@@ -2,7 +2,7 @@
 
 Every process runs the same program over one mesh of all devices.  Host decisions (what is
 sampled next, what is judged again, when to stop) follow from values that are the same on every
-process, because whatever only one of them can know (a verdict, a signal) goes through `split` or
+process, because whatever only one of them can know (a verdict, a signal) goes through `join` or
 `agree`.  With one process these do nothing.
 """
 
@@ -107,23 +107,22 @@ def agree(value: int) -> int:
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
-def split(
-    items: collections.abc.Sequence[tp.Any],
-    work: collections.abc.Callable[[collections.abc.Sequence[tp.Any]], list[tp.Any]],
-) -> list[tp.Any]:
-    """Work on items, each process on its part: every process gets all results, in order.
+def part(items: collections.abc.Sequence[tp.Any]) -> collections.abc.Sequence[tp.Any]:
+    """This process' part of host work on items that every process has; see `join`."""
+    n, i = count(), jax.process_index()
+    return items[len(items) * i // n : len(items) * (i + 1) // n]
 
-    Args:
-      items: the same on every process.
-      work: some of the items -> a result for each, which JSON can carry.
-    Returns: what work(items) would return; with several processes as it comes back from JSON.
+
+def join(results: list[tp.Any]) -> list[tp.Any]:
+    """The results of all parts in the order of the items; every process calls it.
+
+    results: of this process' part, a result an item, which JSON can carry.
+    Returns: with several processes, what came back from JSON.
     """
-    n = count()
-    if n == 1:
-        return work(items)
-    i = jax.process_index()
-    mine = work(items[len(items) * i // n : len(items) * (i + 1) // n])
-    return [result for part in _exchange(json.dumps(mine).encode()) for result in json.loads(part)]
+    if count() == 1:
+        return results
+    parts = map(json.loads, _exchange(json.dumps(results).encode()))
+    return [result for part in parts for result in part]
 
 
 def _exchange(data: bytes) -> list[bytes]:

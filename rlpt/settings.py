@@ -50,7 +50,9 @@ def default() -> tp.Any:
     # entry of verifiers may have a `missing` of its own, with what differs.
     c.missing = dict(unparsable="0", timeout="mask", crash="mask", invalid="mask")
     c.pool = dict(workers=2, deadline=5.0, batch_deadline=60.0)
-    c.rollout = dict(fn="sample.on_policy", prompts=8, group=8, group_blocks=1)
+    # overlap: 1: the next batch is sampled while this one is judged; its rows are then of weights one
+    # update old, and the ratio is against these.
+    c.rollout = dict(fn="sample.on_policy", prompts=8, group=8, group_blocks=1, overlap=0)
     c.rollout.options = ml_collections.ConfigDict()  # keyword settings of rollout.fn
     c.sampling = dict(
         temperature=1.0,
@@ -236,6 +238,17 @@ def validate(config: tp.Any) -> None:
             f"config.sampling.slots: got {s.slots} with sampling.lanes=0, which takes all prompts "
             "at once; set lanes too, such as lanes=8, or leave slots at 0"
         )
+    if config.rollout.overlap not in (0, 1):
+        raise ConfigError(
+            f"config.rollout.overlap: got {config.rollout.overlap!r}, expected 0 (on policy) or 1 "
+            "(one update behind)"
+        )
+    truncated = s.top_k or s.top_p < 1 or s.min_p
+    if config.rollout.overlap and truncated:
+        raise ConfigError(
+            "config.rollout.overlap: 1 with top_k, top_p or min_p: the log-probs of the batch that "
+            "is ahead are of the truncated law, those of the update are not; use 0"
+        )
     if not s.temperature > 0:
         raise ConfigError(
             f"config.sampling.temperature: got {s.temperature}, expected > 0: greedy completions "
@@ -246,7 +259,7 @@ def validate(config: tp.Any) -> None:
             f"config.sampling.stop_strings: got {s.stop_strings!r}, expected a tuple of strings "
             "that are not empty"
         )
-    if config.learner.old_logp == "sampler" and (s.top_k or s.top_p < 1 or s.min_p):
+    if config.learner.old_logp == "sampler" and truncated:
         raise ConfigError(
             "config.learner.old_logp: 'sampler' with top_k, top_p or min_p: the sampler's "
             "log-probs are of the truncated law, the ratio's numerator is not; use 'recompute'"

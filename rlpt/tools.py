@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import collections
 import collections.abc
+import concurrent.futures
 import dataclasses
 import functools
+import threading
 import typing as tp
 
 import jax
@@ -46,13 +48,24 @@ class Text:
     verdicts: list[list[dict[str, Verdict]]]
 
 
+class Pending(tp.NamedTuple):
+    """Verdicts under way: the rows (block, sample) that are judged, and this process' part."""
+
+    rows: list[tuple[int, int]]
+    part: concurrent.futures.Future[list[tp.Any]]
+
+
 @dataclasses.dataclass
 class Batch:
-    """One table and its text; `outcomes` counts '<verifier>/<outcome>'."""
+    """One table and its text; `outcomes` counts '<verifier>/<outcome>'.
+
+    pending: the verdicts are being made, see `Tools.settle`.
+    """
 
     table: Table
     text: Text
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    pending: Pending | None = None
 
 
 def bucket(n: int, widths: collections.abc.Sequence[int], what: str) -> int:
@@ -91,6 +104,9 @@ class Tools:
         self.verifier_names = tuple(verifier_names)
         self.key, self.mesh = key, mesh
         self.params: tp.Any = None
+        self.defer = False  # verify() in the background, see `settle`
+        self._judging = threading.Lock()
+        self._background = concurrent.futures.ThreadPoolExecutor(1, "rlpt-verify")
         self._recorded: dict[str, dict[int, list[dict[str, tp.Any]]]] = {}
         self.max_prompt = max(sampling.prompt_buckets)
         self.width = max(sampling.completion_buckets)
@@ -193,15 +209,12 @@ class Tools:
                 ("completion_tokens", pad), ("completion_mask", False), ("sampler_logp", 0)
             ):  # fmt: skip
                 table[name] = np.pad(table[name], more, constant_values=fill)
-        texts = distributed.split(
-            range(p * group),
-            lambda rows: [
-                self._text(table, r // group, r % group, starts[r // group], stops)
-                if alive[r // group, r % group]
-                else ""
-                for r in rows
-            ],
-        )
+        texts = distributed.join([
+            self._text(table, r // group, r % group, starts[r // group], stops)
+            if alive[r // group, r % group]
+            else ""
+            for r in distributed.part(range(p * group))
+        ])  # fmt: skip
         completions = [texts[i * group : (i + 1) * group] for i in range(p)]
         table |= {
             "prompt_tokens": tokens,
@@ -550,30 +563,53 @@ class Tools:
 
         Of several processes each judges its part of the trajectories.
         """
-
-        def work(part: collections.abc.Sequence[tuple[Trajectory, Prompt]]) -> list[tp.Any]:
-            found = self.pool.verify([t for t, _ in part], [p for _, p in part])
-            return [{k: dataclasses.astuple(v) for k, v in row.items()} for row in found]
-
         pairs = list(zip(trajectories, prompts, strict=True))
-        return [{k: Verdict(*v) for k, v in row.items()} for row in distributed.split(pairs, work)]
+        return _verdicts(distributed.join(self._judge(distributed.part(pairs))))
+
+    def _judge(self, pairs: collections.abc.Sequence[tuple[Trajectory, Prompt]]) -> list[tp.Any]:
+        """Verdicts as JSON; one call at a time."""
+        with self._judging:
+            found = self.pool.verify([t for t, _ in pairs], [p for _, p in pairs])
+        return [{k: dataclasses.astuple(v) for k, v in row.items()} for row in found]
 
     def verify(self, batch: Batch) -> Batch:
         """Judges the live rows: columns verdict/<name>, row_mask, text.verdicts, outcomes.
 
         A verdict that is missing counts as config.missing says; where that is `mask`,
-        the row leaves statistics and loss.
+        the row leaves statistics and loss.  With `defer` the verdicts are made in the
+        background, and are there after `settle`.
         """
         table, text = batch.table, batch.text
         live = [(i, j) for i, j in np.ndindex(*table["row_mask"].shape) if table["row_mask"][i, j]]
-        trajectories = [
-            Trajectory(text.completions[i][j], text.prompt_text[i], bool(table["truncated"][i, j]))
+        pairs = [
+            (
+                Trajectory(
+                    text.completions[i][j], text.prompt_text[i], bool(table["truncated"][i, j])
+                ),
+                tp.cast(Prompt, text.prompts[i]),
+            )
             for i, j in live
         ]
-        prompts = [tp.cast(Prompt, text.prompts[i]) for i, _ in live]
         for name in self.verifier_names:
             table[f"verdict/{name}"] = np.full(table["row_mask"].shape, np.nan, np.float32)
-        for (i, j), verdicts in zip(live, self.judge(trajectories, prompts), strict=True):
+        mine = distributed.part(pairs)
+        if self.defer:
+            batch.pending = Pending(live, self._background.submit(self._judge, mine))
+        else:
+            self._enter(batch, live, self._judge(mine))
+        return batch
+
+    def settle(self, batch: Batch) -> None:
+        """Waits for the verdicts of a batch and enters them; nothing where they are there."""
+        if batch.pending is not None:
+            rows, part = batch.pending
+            batch.pending = None
+            self._enter(batch, rows, part.result())
+
+    def _enter(self, batch: Batch, rows: list[tuple[int, int]], part: list[tp.Any]) -> None:
+        """Enters the verdicts of which this process has a part."""
+        table, text = batch.table, batch.text
+        for (i, j), verdicts in zip(rows, _verdicts(distributed.join(part)), strict=True):
             text.verdicts[i][j] = verdicts
             known = bool(verdicts)
             for name, verdict in verdicts.items():
@@ -584,7 +620,10 @@ class Tools:
                 else:
                     table[f"verdict/{name}"][i, j] = score
             table["row_mask"][i, j] = known
-        return batch
+
+
+def _verdicts(rows: list[tp.Any]) -> list[dict[str, Verdict]]:
+    return [{k: Verdict(*v) for k, v in row.items()} for row in rows]
 
 
 def _cut(table: Table, over: np.ndarray, pad: int) -> None:

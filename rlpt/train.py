@@ -27,7 +27,7 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import build, distributed, records, settings, sharding
+from rlpt import build, distributed, overlap, records, settings, sharding
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
 from rlpt import evaluate as evaluate_lib
@@ -172,7 +172,10 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         )  # fmt: skip
         loaded = dataclasses.replace(loaded, params={})
         transforms = sharding.replicate(chain.init(), mesh)
-        rollout, rollout_state = build.rollout_of(config), None
+        rollouts = overlap.Rollouts(
+            build.rollout_of(config), stream, tools, learners.rollout_params, config.steps,
+            config.rollout.overlap,
+        )  # fmt: skip
         records.say_arithmetic(config, learners.policy)
 
         # ---- resume
@@ -189,8 +192,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         if saved is not None:
             step, device_state, host = saved
             learners.states, transforms = device_state["learners"], device_state["transforms"]
-            stream.set_state(host["stream"])
-            rollout_state = host["rollout"]
+            rollouts.set_state(host)
             records.say(f"resume   at step {step} of {config.steps}")
         work.write_json("config.json", json.loads(config.to_json_best_effort()))
         changed = config_lib.differences(config, config_lib.default())
@@ -231,7 +233,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             checkpointer.save(
                 step,
                 {"learners": learners.states, "transforms": transforms},
-                {**host, "stream": stream.get_state(), "rollout": rollout_state},
+                host | rollouts.get_state(),
                 metrics={k: v for k, v in row.items() if k.startswith("eval/")},
             )
 
@@ -244,7 +246,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             ) as metrics,
             metrics_lib.RolloutLog(
                 work.path, resume_step=step if saved else None, primary=primary
-            ) as rollouts,
+            ) as rollout_log,
         ):  # fmt: skip
             started = time.time()
             seconds_before = host["seconds"]
@@ -261,8 +263,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             while step < config.steps and not stop:
                 timer = metrics_lib.Timer()
                 with timer("rollout_and_verify"):
-                    tools.params = learners.rollout_params()
-                    batches, rollout_state = rollout(stream, tools, rollout_state, step)
+                    batches = rollouts(step)
                     batch = batches["policy"]
                 if config.debug:
                     columns_lib.check(batch.table)
@@ -272,7 +273,6 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
 
                 with timer("credit"):
                     key = jax.random.fold_in(jax.random.fold_in(root, 3), step)
-                    tools.params = None
                     tables = {name: b.table for name, b in batches.items()}
                     learners.prepare(batch.table)
                     numbers = learners.update("before_credit", tables, step)
@@ -305,7 +305,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     after = latest if last else None
                     row |= records.eval_metrics(latest)
                 if config.log.rollouts_every and (step - 1) % config.log.rollouts_every == 0:
-                    rollouts.write(step, records.rollout_rows(batch, table))
+                    rollout_log.write(step, records.rollout_rows(batch, table))
                 metrics.write(step, row)
                 metrics.live(step, row | (records.eval_metrics(latest) if latest else {}))
                 host["seconds"] = seconds_before + time.time() - started
