@@ -146,20 +146,18 @@ def _second_moment_in_bfloat16(adamw: optax.GradientTransformation) -> optax.Gra
     """adamw with its `nu` stored in bfloat16, rounded up or down at random, right in the mean.
 
     To nearest it would never shrink: a step takes (1 - b2) of it away, 0.1 %, and bfloat16
-    has steps of 0.4 to 0.8 %.  The noise follows from the count and the leaf, so that
-    neither a resumption nor the layout on devices changes it.
+    has steps of 0.4 to 0.8 %.  The noise follows from the count, the leaf and the place in
+    it, so that neither a resumption nor the layout on devices changes it.
     """
 
     def stored(nu: Tree, count: jax.Array) -> Tree:
         leaves, structure = jax.tree.flatten(nu)
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), count), len(leaves))
-        rounded = [stochastic_round(x, k) for x, k in zip(leaves, keys, strict=True)]
+        seeds = _mix(_mix(count.astype(jnp.uint32)) + jnp.arange(len(leaves), dtype=jnp.uint32))
+        rounded = [stochastic_round(x, seeds[i]) for i, x in enumerate(leaves)]
         return jax.tree.unflatten(structure, rounded)
 
-    def init(params: Tree) -> Tree:
-        state = adamw.init(params)
-        nu = optax.tree_utils.tree_get(state, "nu")
-        return optax.tree_utils.tree_set(state, nu=optax.tree_utils.tree_cast(nu, jnp.bfloat16))
+    def init(params: Tree) -> Tree:  # zeros like the parameters, never in float32
+        return adamw.init(optax.tree_utils.tree_cast(params, jnp.bfloat16))
 
     def update(updates: Tree, state: Tree, params: Tree = None) -> tuple[Tree, Tree]:
         nu = optax.tree_utils.tree_cast(optax.tree_utils.tree_get(state, "nu"), jnp.float32)
@@ -171,16 +169,28 @@ def _second_moment_in_bfloat16(adamw: optax.GradientTransformation) -> optax.Gra
     return optax.GradientTransformation(init, update)
 
 
-def stochastic_round(x: jax.Array, key: jax.Array) -> jax.Array:
+def stochastic_round(x: jax.Array, seed: jax.Array) -> jax.Array:
     """bfloat16 neighbours of x, each as likely as x is near to it, so that the mean is x.
 
+    The noise is a hash of seed and place: jax.random would need several times x of memory.
+
     Args:
-      x: float32, finite.
+      x: float32, finite.  seed: uint32; every one is another draw.
     """
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-    bits = (bits + noise) & jnp.uint32(0xFFFF0000)
+    place = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+        along = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        place = place * jnp.uint32(size) + along
+    noise = _mix(_mix(place) ^ seed) >> 16
+    bits = (jax.lax.bitcast_convert_type(x, jnp.uint32) + noise) & jnp.uint32(0xFFFF0000)
     return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.bfloat16)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """A bijection of uint32, every bit of which depends on all of x: MurmurHash3's last step."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def _factored_adamw(

@@ -1,6 +1,7 @@
 """Optimizers: optax's numbers, schedules by hand, decay by path, steps that are skipped whole."""
 
 import contextlib
+import math
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,12 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
-from rlpt import optim
+from rlpt import optim, sharding
 from rlpt.checkpoint import Checkpointer
+from rlpt.models import transformer
+from rlpt.models.transformer import ModelConfig
 
 
 @pytest.fixture
@@ -230,6 +234,25 @@ def test_bytes_of_moments():
     assert used(name="sgd", b1=0.9, moments="bfloat16") == 2 * count
 
 
+@pytest.mark.parametrize("moments", KEPT)
+def test_moments_of_a_large_model_are_cut_like_its_parameters(moments):
+    """Llama 3 70B, as shapes: what is on every device is small change."""
+    model = ModelConfig(128256, 80, 8192, 28672, 64, 8, 128, tie_embeddings=False)
+    params = jax.eval_shape(lambda: transformer.init_params(model, jax.random.key(0)))
+    state = jax.eval_shape(optim.make_optimizer({"moments": moments})[0].init, params)
+    mesh = AbstractMesh((2, 8, 4), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+    specs = jax.tree.leaves(sharding.shardings_like(state, params, mesh))
+    bytes_each, whole = 0, 0
+    for leaf, spec in zip(jax.tree.leaves(state), specs, strict=True):
+        size = leaf.size * leaf.dtype.itemsize
+        bytes_each += size // leaf.size * math.prod(spec.shard_shape(leaf.shape))
+        whole += size if leaf.ndim and spec.is_fully_replicated else 0
+    count = sum(x.size for x in jax.tree.leaves(params))
+    cut = {"float32": 8, "bfloat16": 4, "factored": 2}[moments] * count / (8 * 4)
+    assert whole < 75e6, f"{whole / 1e6} MB on every device"
+    assert cut < bytes_each < cut + 75e6, f"{bytes_each / 1e9} GB, expected {cut / 1e9}"
+
+
 SCALES = (1.0, 0.5, -0.25, 0.125)  # shrinking, so that no step is clipped
 
 
@@ -257,17 +280,33 @@ def test_factored_is_adam_where_nothing_can_be_factored():
 
 
 def test_stochastic_rounding_is_right_in_the_mean():
-    x = jnp.array([1.0, 1.003, -1.003, 3.1e-20, 255.7, 0.0], jnp.float32)
-    keys = jax.random.split(jax.random.key(0), 20_000)
-    draws = np.asarray(jax.vmap(lambda k: optim.stochastic_round(x, k))(keys)).astype(np.float64)
-    nearest = np.asarray(x.astype(jnp.bfloat16)).astype(np.float64)
-    for i, value in enumerate(np.asarray(x, np.float64)):
-        seen = np.unique(draws[:, i])
-        assert seen.size == (1 if value == nearest[i] else 2), f"neighbours of {value}: {seen}"
-        gap = np.ptp(seen)
-        assert seen.min() <= value <= seen.max() and gap <= abs(value) * 2**-7
-        error = abs(draws[:, i].mean() - value)
-        assert error <= 4 * gap / 2 / len(keys) ** 0.5, f"mean of {value}: {draws[:, i].mean()}"
+    """For every value, over seeds at one place and over places with one seed."""
+    values = np.array([1.0, 1.003, -1.003, 3.1e-20, 255.7, 0.0], np.float32)
+    seeds = jnp.arange(20_000, dtype=jnp.uint32)
+    over_seeds = jax.vmap(lambda seed: optim.stochastic_round(jnp.asarray(values), seed))(seeds)
+    spread = jnp.broadcast_to(jnp.asarray(values), (100, 200, len(values)))
+    over_places = optim.stochastic_round(spread, jnp.uint32(7)).reshape(-1, len(values))
+    for draws in (over_seeds, over_places):
+        assert draws.dtype == jnp.bfloat16
+        draws = np.asarray(draws, np.float64)
+        for i, value in enumerate(values.astype(np.float64)):
+            seen = np.unique(draws[:, i])
+            exact = float(jnp.bfloat16(value)) == value
+            assert seen.size == (1 if exact else 2), f"neighbours of {value}: {seen}"
+            gap = np.ptp(seen)
+            assert seen.min() <= value <= seen.max() and gap <= abs(value) * 2**-7
+            error = abs(draws[:, i].mean() - value)
+            assert error <= 4 * gap / 2 / len(draws) ** 0.5, f"{value}: {draws[:, i].mean()}"
+
+
+def test_draws_of_rounding_are_independent():
+    """Of neighbouring places, and of one place under neighbouring seeds."""
+    half = jnp.full((300, 300), 1 + 2.0**-8, jnp.float32)  # midway between two bfloat16
+    up = np.stack([optim.stochastic_round(half, jnp.uint32(s)) > 1 for s in range(4)])
+    for axis in range(3):
+        pairs = np.stack([np.delete(up, i, axis).ravel() for i in (0, -1)]) - 0.5
+        correlation = 4 * pairs.prod(0).mean()
+        assert abs(correlation) < 4 * pairs.shape[1] ** -0.5, f"along axis {axis}: {correlation}"
 
 
 def test_a_second_moment_in_bfloat16_forgets():

@@ -173,6 +173,7 @@ def test_optimizer_settings_reach_the_update():
         dict(optim__name="lion"),
         dict(optim__name="sgd"),
         dict(optim__mu_dtype="bfloat16"),
+        dict(optim__moments="factored"),
         dict(optim__b1=0.5),
         dict(optim__b2=0.5),
         dict(optim__lr=3e-2),
