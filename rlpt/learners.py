@@ -17,7 +17,7 @@ from rlpt import records, scoring, sharding
 from rlpt.columns import Table
 from rlpt.config import Bound, ConfigError
 from rlpt.learner import MODEL_COLUMNS, Learner, LearnerState
-from rlpt.models import lora, transformer
+from rlpt.models import int8, lora, transformer
 from rlpt.models.load import Loaded, load
 from rlpt.settings import LEARNER, learner_entry
 
@@ -135,6 +135,8 @@ class Learners:
         """In the sampler's dtype and layout; the same arrays where these are the update's."""
         if params is None:
             return None
+        if self.config.sampling.weights == "int8":
+            params = int8.quantise(params)
         if self._dtype != jnp.float32:
             params = _cast(params, self._dtype)
         if self.config.mesh.rollout == "replicated" and self.mesh is not None:
@@ -213,7 +215,9 @@ class Learners:
 
 @functools.partial(jax.jit, static_argnames=("dtype",))
 def _cast(params: Params, dtype: tp.Any) -> Params:
-    return jax.tree.map(lambda x: x.astype(dtype), params)
+    """Int8 kernels stay as they are."""
+    keep = int8.is_int8
+    return jax.tree.map(lambda x: x if keep(x) else x.astype(dtype), params, is_leaf=keep)
 
 
 def _weights(source: str, base: Params, loaded: Loaded) -> Params:

@@ -63,6 +63,7 @@ def default() -> tp.Any:
         prompt_buckets=(64,),
         completion_buckets=(16,),
         dtype="float32",
+        weights="",  # int8: layer kernels in 8 bits, another law: see losses.corrections
         lanes=0,  # samples of a prompt under way at once; 0: all, until the longest ends
         slots=0,  # with lanes, prompts under way at once; 0: all
     )
@@ -279,6 +280,7 @@ def validate(config: tp.Any) -> None:
         ("model.matmul_precision", ("default", "high", "highest")),
         ("model.dtype", ("float32", "bfloat16", "float16")),
         ("sampling.dtype", ("float32", "bfloat16", "float16")),
+        ("sampling.weights", ("", "int8")),
         ("optim.moments", ("float32", "bfloat16", "factored")),
         ("learner.old_logp", ("auto", "recompute", "sampler")),
         ("mesh.rollout", ("as_trained", "replicated")),

@@ -1,7 +1,7 @@
 """Low-rank adapters as a kind of kernel leaf, so that there is no second forward.
 
-A kernel is a plain array or a `LoRA` node holding the frozen array and its
-adapter; `matmul` dispatches on which.  The adapters live in a flat dict
+A kernel is a plain array, an `Int8` node or a `LoRA` node holding one of these, frozen,
+and its adapter; `matmul` dispatches on which.  The adapters live in a flat dict
 {"layers/q": {"a", "b"}, ...} of their own: that dict is what is trained and
 saved, `attach` puts it into the parameters inside the jitted loss, and `merge`
 folds it into plain arrays for export.  The layers of the model are stacked on
@@ -20,44 +20,49 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from rlpt.models import int8
+from rlpt.models.int8 import Int8
+
 Params = tp.Any  # nested dict of arrays
 Adapters = dict[str, dict[str, jax.Array]]
 
-ALL_KERNELS = r"layers/(q|k|v|o|gate|up|down)"
+ALL_KERNELS = int8.KERNELS
 
 
 @flax.struct.dataclass
 class LoRA:
     """The kernel base + scale * a @ b, never formed.
 
-    base: [N, in, out] frozen; a: [N, in, r]; b: [N, r, out], where N (layers) is
+    base: [N, in, out], frozen; a: [N, in, r]; b: [N, r, out], where N (layers) is
     absent after the scan has sliced it.  scale: alpha / r, a static number.
     """
 
-    base: jax.Array
+    base: jax.Array | Int8
     a: jax.Array
     b: jax.Array
     scale: float = flax.struct.field(pytree_node=False)
 
 
-def matmul(x: jax.Array, kernel: jax.Array | LoRA) -> jax.Array:
+def matmul(x: jax.Array, kernel: jax.Array | Int8 | LoRA) -> jax.Array:
     """x @ kernel in the dtype of x.
 
     Args:
       x: [..., in], in the compute dtype.
-      kernel: [in, out], or a LoRA of such.
+      kernel: [in, out], or an Int8 or a LoRA of such.
     Returns: [..., out].
     """
     if isinstance(kernel, LoRA):
         a, b = kernel.a.astype(x.dtype), kernel.b.astype(x.dtype)
         return matmul(x, kernel.base) + (x @ a) @ b * kernel.scale
+    if isinstance(kernel, Int8):
+        return int8.matmul(x, kernel)
     flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
     return flat.reshape(*x.shape[:-1], -1)
 
 
 def kernel_paths(params: Params) -> list[str]:
     """Paths such as "layers/q" of the leaves that `matmul` reads: stacked, [N, in, out]."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    leaves = jax.tree_util.tree_flatten_with_path(params, is_leaf=int8.is_int8)[0]
     return [_name(path) for path, leaf in leaves if leaf.ndim == 3]
 
 
@@ -132,4 +137,4 @@ def _replace(params: Params, adapters: Adapters, make: tp.Callable[..., tp.Any])
         name = _name(path)
         return make(leaf, adapters[name]) if name in adapters else leaf
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(one, params, is_leaf=int8.is_int8)
