@@ -86,7 +86,7 @@ const MODES = {
   advantage: {label: 'advantage', signed: true},
   log_ratio: {label: 'log ratio to the sampler', signed: true},
   entropy: {label: 'entropy, nats'},
-  surprise: {label: '−log-prob of the sampler'},
+  surprise: {label: 'surprise: −log-prob of the sampler'},
   none: {label: 'nothing'},
 };
 function values(row, mode) {
