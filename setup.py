@@ -44,7 +44,10 @@ EXTRAS = {
     "cuda": ["jax[cuda12]"],
     # What launch/quickstart.sh trains: SmolLM2 from a GGUF file, generated tasks.
     "quickstart": ["gguf>=0.17", "reasoning-gym>=0.1.25"],
+    # rlpt plan compiles for TPUs that are not here with the libtpu that this jax asks for.
+    "plan": ["jax[tpu]"],
     "test": [
+        "jax[tpu]",  # nothing may land that a TPU cannot compile
         "hypothesis>=6.130",
         "mypy>=1.18",
         "pytest>=8.4",
