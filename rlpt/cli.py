@@ -1,4 +1,4 @@
-"""`rlpt train|supervise|sample|evaluate|sweep|export|report|serve|data|doctor`: over functions."""
+"""`rlpt COMMAND`: a cover over Python functions."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ USAGE = """usage: rlpt COMMAND [flags]
             writes the tasks of a config as an array_record data set (TFDS)
   doctor    [--config FILE.py[:ARG]] [--model SOURCE] [--workdir DIR] [--json] [--noselftest]
             what this machine has, and what a run would lack, before it starts; fails where it would
+  plan      --config FILE.py[:ARG] --topology v5p:4x4x8 [--mesh data=8,fsdp=8,model=2] [--json]
+            bytes, FLOPs and seconds a step on machines that are not here, by compiling for them
 
 SOURCE is `embedded` (SmolLM2-135M-Instruct), a Hugging Face directory, a .gguf file or
 the workdir of a run; for evaluate also the URL of an OpenAI-compatible server.
@@ -382,6 +384,29 @@ def _doctor(argv: list[str]) -> None:
         raise SystemExit(1)
 
 
+def _plan(argv: list[str]) -> None:
+    from absl import flags
+
+    def define(v: tp.Any) -> None:
+        flags.DEFINE_string("topology", None, "such as v5p:4x4x8 or h200:8", flag_values=v)
+        flags.DEFINE_string("mesh", "", "default: the config's", flag_values=v)
+        flags.DEFINE_boolean("json", False, "print JSON instead of text", flag_values=v)
+
+    values = _flags("plan", argv, define, config=True)
+    _need(values, "plan", "config", "topology")
+    pairs = [part.partition("=") for part in values.mesh.split(",") if part]
+    if any(not size.lstrip("-").isdecimal() for _, _, size in pairs):
+        raise SystemExit(
+            f"rlpt plan: --mesh: got {values.mesh!r}, expected such as data=8,fsdp=8,model=2"
+        )
+    from rlpt.plan import chips, report
+
+    chips.prepare(values.topology)
+    say = lambda line: print(line, file=sys.stderr, flush=True)
+    found = report.plan(values.config, values.topology, {k: int(v) for k, _, v in pairs}, say)
+    print(json.dumps(found, indent=1) if values.json else report.table(found))
+
+
 COMMANDS = {
     "train": _train,
     "supervise": _supervise,
@@ -393,6 +418,7 @@ COMMANDS = {
     "serve": _serve,
     "data": _data,
     "doctor": _doctor,
+    "plan": _plan,
 }
 
 
