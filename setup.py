@@ -45,7 +45,7 @@ EXTRAS = {
     # What launch/quickstart.sh trains: SmolLM2 from a GGUF file, generated tasks.
     "quickstart": ["gguf>=0.17", "reasoning-gym>=0.1.25"],
     # rlpt plan compiles for TPUs that are not here with the libtpu that this jax asks for.
-    "plan": ["jax[tpu]"],
+    "plan": [_LIBTPU],
     "test": [
         "jax[tpu]",  # nothing may land that a TPU cannot compile
         "hypothesis>=6.130",
