@@ -47,7 +47,7 @@ EXTRAS = {
     # rlpt plan compiles for TPUs that are not here with the libtpu that this jax asks for.
     "plan": [_LIBTPU],
     "test": [
-        "jax[tpu]",  # nothing may land that a TPU cannot compile
+        _LIBTPU,  # nothing may land that a TPU cannot compile
         "hypothesis>=6.130",
         "mypy>=1.18",
         "pytest>=8.4",
