@@ -39,6 +39,7 @@ CORE = [
     "transformers>=5.23",
 ]
 
+_LIBTPU = "jax[tpu]; sys_platform == 'linux' and platform_machine == 'x86_64'"
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
