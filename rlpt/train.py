@@ -27,7 +27,7 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import build, distributed, overlap, records, settings, sharding
+from rlpt import build, distributed, memory, overlap, records, settings, sharding
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
 from rlpt import evaluate as evaluate_lib
@@ -166,10 +166,11 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             stream = Curriculum(plain, config.curriculum.low, config.curriculum.high)
 
         # ---- learners and state
-        learners = learners_lib.Learners(
-            config, build.make_learners(config, model, mesh), scorers, loaded,
-            {c for _, m in chain.methods for c in m.reads}, jax.random.fold_in(root, 7),
-        )  # fmt: skip
+        with memory.explain_oom("start", config):
+            learners = learners_lib.Learners(
+                config, build.make_learners(config, model, mesh), scorers, loaded,
+                {c for _, m in chain.methods for c in m.reads}, jax.random.fold_in(root, 7),
+            )  # fmt: skip
         loaded = dataclasses.replace(loaded, params={})
         transforms = sharding.replicate(chain.init(), mesh)
         rollouts = overlap.Rollouts(
@@ -211,7 +212,10 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
 
         def evaluate(name: str) -> dict[str, tp.Any]:
             tools.params = learners.rollout_params()
-            with metrics_lib.progress(f"evaluate ({name})", len(held_out), primary) as advance:
+            with (
+                memory.explain_oom("evaluate", config),
+                metrics_lib.progress(f"evaluate ({name})", len(held_out), primary) as advance,
+            ):
                 result = evaluate_lib.evaluate(
                     tools,
                     held_out,
@@ -262,7 +266,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             # ---- the loop
             while step < config.steps and not stop:
                 timer = metrics_lib.Timer()
-                with timer("rollout_and_verify"):
+                with memory.explain_oom("generate", config), timer("rollout_and_verify"):
                     batches = rollouts(step)
                     batch = batches["policy"]
                 if config.debug:
@@ -271,7 +275,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     for name, rate in records.pass_rates(batch, counted).items():
                         stream.update(name, rate)
 
-                with timer("credit"):
+                with memory.explain_oom("score", config), timer("credit"):
                     key = jax.random.fold_in(jax.random.fold_in(root, 3), step)
                     tables = {name: b.table for name, b in batches.items()}
                     learners.prepare(batch.table)
@@ -286,7 +290,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     )
                     tables["policy"] = table = {**batch.table, **sharding.fetch(table)}
 
-                with timer("update"):
+                with memory.explain_oom("update", config), timer("update"):
                     numbers |= learners.update("after_credit", tables, step)
                 step += 1
 
@@ -355,11 +359,12 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 "steps": step,
                 "eval": {k: v for k, v in (after or {}).items() if isinstance(v, float)},
             }
-            params = sharding.fetch(learners.merged_params())
-            if primary:
-                if work.export.exists():  # of an earlier end of this run
-                    shutil.rmtree(work.export)
-                hf.save_hf(work.export, loaded.config, params, loaded.tokenizer, run_info=info)
+            if primary and work.export.exists():  # of an earlier end of this run
+                shutil.rmtree(work.export)
+            hf.save_hf(
+                work.export, loaded.config, learners.merged_params(), loaded.tokenizer,
+                run_info=info, fetch=sharding.fetch,
+            )  # fmt: skip
             summary["export"] = "export"
         work.write_json("summary.json", summary)
         if primary and (held_out or config.steps):

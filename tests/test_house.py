@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "optim": set(),
     "checkpoint": set(),
     "sharding": set(),
+    "memory": {"sharding"},
     "distributed": set(),
     "statistics": set(),
     "endpoint": {"tasks.base"},
