@@ -50,8 +50,9 @@ print(jax.devices())
 
 # %%
 PARAMETERS = 494e6
-HEADS, HEAD_DIM, LAYERS, VOCABULARY = 2, 64, 24, 151_936  # of keys and values
+HEADS, HEAD_DIM, LAYERS = 2, 64, 24  # of keys and values
 RANK = 32
+LOGITS = 2**23  # of positions by vocabulary, that exist at once in the update
 
 # q and o are 896 x 896, k and v 896 x 128, gate, up and down 896 x 4864.
 adapted = LAYERS * RANK * (2 * (896 + 896) + 2 * (896 + 128) + 3 * (896 + 4864))
@@ -64,12 +65,12 @@ def gigabytes(numbers: float, size: int = 4) -> float:
 full = 4 * gigabytes(PARAMETERS)  # weights, gradient, two moments of Adam
 lora = gigabytes(PARAMETERS) + 4 * gigabytes(adapted)
 print(f"all weights trained: {full:.1f} GB; LoRA of rank {RANK}: {lora:.1f} GB")
+print(f"half-precision copy for sampling: {gigabytes(PARAMETERS, 2):.1f} GB")
 
 ROWS, PROMPT, COMPLETION = 4 * 8, 256, 256
 cache = 2 * LAYERS * HEADS * HEAD_DIM * (4 * PROMPT + ROWS * COMPLETION)
-chunk = 8 * 256 * VOCABULARY  # logits of a micro-batch of one prompt, 256 positions at once
 print(f"keys and values while sampling: {gigabytes(cache, 2):.2f} GB")
-print(f"logits of a chunk, forward and backward: {2 * gigabytes(chunk):.1f} GB")
+print(f"logits of a chunk, forward and backward: {2 * gigabytes(LOGITS):.2f} GB")
 
 # %% [markdown]
 # LoRA leaves room for everything else, and with it the reference model is the base, at no cost. A
@@ -114,7 +115,7 @@ c.steps = 200
 c.model.source = model
 c.model.dtype = "bfloat16" if on_tpu or SMOKE else "float16"
 c.model.remat = "full"
-c.model.logits_chunk = 256
+c.model.logits_chunk = LOGITS
 c.model.lora.rank = RANK
 c.model.lora.alpha = 2.0 * RANK
 c.sampling.dtype = c.model.dtype
