@@ -104,7 +104,7 @@ else:
 #
 # Free machines are taken away without notice: a checkpoint every 10 steps into a directory that
 # stays (on Colab, mount Google Drive and set `RLPT_WORKDIR`), and this notebook run again goes on
-# from there. With LoRA a checkpoint holds the base weights once and is about 2 GB.
+# from there. With LoRA a checkpoint is the adapter and its moments, 0.2 GB.
 
 # %%
 import rlpt
