@@ -298,6 +298,22 @@ def decode(
     return _with_busy(state, mesh)
 
 
+def _assign(waiting: list[list[int]], idle: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gives up to `most` idle slots of each part its next waiting prompts, and takes both away.
+
+    Args: waiting: of each part, places of prompts; idle: [parts, slots of a part].
+    Returns: context, slot [parts, most] as `load` wants them.
+    """
+    parts, slots = idle.shape
+    context = np.zeros((parts, most), np.int32)
+    slot = np.full((parts, most), slots, np.int32)
+    for part, queue in enumerate(waiting):
+        for i, place in enumerate(np.flatnonzero(idle[part])[: min(most, len(queue))]):
+            context[part, i], slot[part, i] = queue.pop(0), place
+            idle[part, place] = False
+    return context, slot
+
+
 def generate(
     cfg: ModelConfig,
     params: tp.Any,
@@ -333,8 +349,8 @@ def generate(
     slots = min(slots, p) or p
     if slots < 0 or slots % parts:
         raise ValueError(
-            f"slots: got {slots}, expected a multiple of {parts}, the parts into which the mesh "
-            "cuts the prompts, or 0: all"
+            f"slots: got {slots}, expected 0: all, or a multiple of {parts}, the parts into which "
+            "the mesh cuts the prompts"
         )
     static, numbers = law
     numbers = LawNumbers(*(jnp.asarray(x) for x in numbers))
@@ -347,18 +363,13 @@ def generate(
         cfg, key, row_ids, live, shift, slots=slots, lanes=min(lanes, g),
         length=prompt_tokens.shape[1], width=width, pad=pad, mesh=mesh, dtype=dtype,
     )  # fmt: skip
-    waiting = [list(np.flatnonzero(part)) for part in alive.any(1).reshape(parts, -1)]
+    waiting = [np.flatnonzero(part).tolist() for part in alive.any(1).reshape(parts, -1)]
     idle = np.ones((parts, slots // parts), bool)
     most = slots // parts  # prompts that one call encodes for each part; later 1
     unchecked = 0  # tokens a row, at most
     while True:
         while any(queue and free.any() for queue, free in zip(waiting, idle, strict=True)):
-            context = np.zeros((parts, most), np.int32)
-            slot = np.full((parts, most), slots // parts, np.int32)  # none
-            for part, queue in enumerate(waiting):
-                for i, place in enumerate(np.flatnonzero(idle[part])[: min(most, len(queue))]):
-                    context[part, i], slot[part, i] = queue.pop(0), place
-                    idle[part, place] = False
+            context, slot = _assign(waiting, idle, most)
             at = (context + np.arange(parts)[:, None] * (p // parts)).ravel()
             blocks = [prompt_tokens[at], prompt_mask[at], context.ravel(), slot.ravel()]
             blocks = sharding.place_batch(blocks, mesh)
