@@ -169,10 +169,11 @@ def count(
                 runs = max(times, seen[key][2] if key in seen else 0.0)
                 seen[key] = (kind, _wire(kind, i), runs)
             elif i.op == "custom-call" and (m := re.search(r"splash_m[hq]a_(fwd|dq|dkv)", i.name)):
-                layouts = i.rest.partition("operand_layout_constraints=")[2]
-                q, k = [s for t, s in _shapes(layouts) if len(s) == 4][:2]
-                visited = pairs(q[2], k[2]) if pairs else float(q[2] * k[2])
-                out.flops += times * 2 * _MATMULS[m[1]] * q[0] * q[1] * q[3] * visited
+                layouts = _shapes(i.rest.partition("operand_layout_constraints=")[2])
+                floats = ("bf16", "f16", "f32")
+                q, k = [s for t, s in layouts if t in floats and len(s) >= 3][:2]  # [..., S, hd]
+                visited = pairs(q[-2], k[-2]) if pairs else float(q[-2] * k[-2])
+                out.flops += times * 2 * _MATMULS[m[1]] * math.prod(q) / q[-2] * visited
             elif i.op == "while":
                 names = dict(re.findall(r"(condition|body)=%?([\w.\-]+)", i.rest))
                 trips = _trips(computations[names["condition"]], i.rest)
