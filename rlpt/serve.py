@@ -4,7 +4,9 @@
 
 Requests that wait at the same moment under the same sampling law are sampled together.  A request
 with a seed always gets the same completions, whatever else the server is doing: draws are keyed by
-the seed and the messages.  Meant for one machine or a trusted network; it is not hardened for the
+the seed and the messages.  A response_format with a JSON schema that leaves few replies is kept
+to: one of them is drawn by its probability among them, so that a small model can be a judge.  Meant
+for one machine or a trusted network; it is not hardened for the
 open internet.
 """
 
@@ -14,7 +16,9 @@ import concurrent.futures
 import dataclasses
 import hmac
 import http.server
+import itertools
 import json
+import math
 import os
 import queue
 import secrets
@@ -26,6 +30,7 @@ import typing as tp
 from rlpt.tasks.base import Prompt, hash_int
 
 MAX_BODY = 1 << 20  # bytes of a request
+MAX_REPLIES = 64  # that a response_format may leave
 WAIT = 0.01  # seconds that the first of a batch waits for others
 
 
@@ -39,13 +44,14 @@ class RequestError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """What has to be equal for requests to be sampled together."""
+    """What has to be equal for requests to be sampled together. replies: those allowed; (): any."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
+    replies: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +87,52 @@ def _integer(body: dict[str, tp.Any], name: str, default: int, low: int, high: i
     if value != int(value):
         raise RequestError(f"{name}: got {value!r}, expected an integer")
     return int(value)
+
+
+def allowed_replies(response_format: tp.Any) -> tuple[str, ...]:
+    """The replies that a request's response_format leaves; (): any.
+
+    Of json_schema, objects whose properties are enum, const, boolean, an integer or number in
+    bounds (its integers), or a free string, which stays empty: what is not asked to choose from is
+    not written.  "strict" makes no difference.
+    Raises: RequestError for other formats and schemas, and for more than MAX_REPLIES replies.
+    """
+    if response_format is None or response_format == {"type": "text"}:
+        return ()
+    try:
+        schema = response_format["json_schema"]["schema"]
+        properties = dict(schema["properties"])
+        choices = [_choices(properties[name]) for name in properties]
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise RequestError(
+            f"response_format: got {str(response_format)[:80]!r}, expected text, or json_schema "
+            "with an object of enums, booleans, integers in bounds and strings"
+        ) from e
+    count = math.prod(map(len, choices)) if choices else 0
+    if not 0 < count <= MAX_REPLIES:
+        raise RequestError(
+            f"response_format: got {count} possible replies, expected 1 to {MAX_REPLIES}"
+        )
+    return tuple(
+        json.dumps(dict(zip(properties, values, strict=True)))
+        for values in itertools.product(*choices)
+    )
+
+
+def _choices(schema: dict[str, tp.Any]) -> list[tp.Any]:
+    """The values of a property. Raises: KeyError, TypeError or ValueError where they are many."""
+    if "const" in schema:
+        return [schema["const"]]
+    if "enum" in schema:
+        return list(schema["enum"])
+    kind = schema["type"]
+    if kind in ("integer", "number"):
+        low, high = math.ceil(schema["minimum"]), math.floor(schema["maximum"])
+        if high - low > MAX_REPLIES:
+            raise ValueError("too many")
+        return list(range(low, high + 1))
+    free: dict[str, list[tp.Any]] = {"boolean": [False, True], "string": [""], "null": [None]}
+    return free[kind]
 
 
 def parse(body: tp.Any, max_tokens: int, max_n: int) -> Request:
@@ -121,6 +173,7 @@ def parse(body: tp.Any, max_tokens: int, max_n: int) -> Request:
             _integer(body, "top_k", 0, 0, 1 << 20),
             _number(body, "min_p", 0.0, 0.0, 1.0 - 1e-6),
             tuple(stop),
+            allowed_replies(body.get("response_format")),
         ),
     )
 
@@ -185,7 +238,13 @@ class Sampler:
         return n
 
     def complete(self, request: Request) -> list[Choice]:
-        """The n completions of a request; blocks until they are there."""
+        """The n completions of a request; blocks until they are there. Raises: RequestError."""
+        longest = max(map(len, self._tokens(request.law.replies)), default=1)
+        if longest > request.max_tokens:
+            raise RequestError(
+                f"max_tokens: got {request.max_tokens}, expected at least {longest} for what this "
+                "response_format allows"
+            )
         future: concurrent.futures.Future[list[Choice]] = concurrent.futures.Future()
         self._waiting.put((request, future))
         return future.result()
@@ -218,6 +277,8 @@ class Sampler:
         from rlpt import tools as tools_lib
 
         tools = self._tools(requests[0].law)
+        if requests[0].law.replies:
+            return self._choose(tools, requests)
         blocks = 1 << (len(requests) - 1).bit_length()
         group = 1 << (max(r.n for r in requests) - 1).bit_length()
         items: list[tuple[Prompt, int] | None] = [
@@ -239,6 +300,47 @@ class Sampler:
                     text = self.loaded.tokenizer.decode(tokens)
                 choices.append(Choice(text, len(tokens), bool(stopped)))
             out.append(choices)
+        return out
+
+    def _tokens(self, replies: tuple[str, ...]) -> list[list[int]]:
+        """Replies as tokens, each with its end."""
+        return [
+            [*self.loaded.tokenizer.encode(r), self.loaded.tokenizer.eos_ids[0]] for r in replies
+        ]
+
+    def _choose(self, tools: tp.Any, requests: list[Request]) -> list[list[Choice]]:
+        """One of the allowed replies for each, by softmax(log-prob of all of it / temperature)."""
+        import numpy as np
+
+        law = requests[0].law
+        replies = self._tokens(law.replies)
+        prompts = [self.loaded.tokenizer.chat(list(r.messages)) for r in requests]
+        p, g = 1 << (len(requests) - 1).bit_length(), len(replies)
+        length = next(w for w in self._sampling.prompt_buckets if w >= max(map(len, prompts)))
+        width = -(-max(map(len, replies)) // 16) * 16
+        pad = self.loaded.tokenizer.pad_id
+        table = {
+            "prompt_tokens": np.full((p, length), pad, np.int32),
+            "prompt_mask": np.zeros((p, length), bool),
+            "completion_tokens": np.full((p, g, width), pad, np.int32),
+            "completion_mask": np.zeros((p, g, width), bool),
+            "temperature": np.ones((p, g), np.float32),
+        }
+        for i, tokens in enumerate(prompts):
+            table["prompt_tokens"][i, length - len(tokens) :] = tokens
+            table["prompt_mask"][i, length - len(tokens) :] = True
+        for j, tokens in enumerate(replies):
+            table["completion_tokens"][:, j, : len(tokens)] = tokens
+            table["completion_mask"][:, j, : len(tokens)] = True
+        totals = tools.score(table)["logp"].sum(-1).astype(np.float64)
+        out = []
+        for request, total in zip(requests, totals, strict=False):
+            chances = np.exp((total - total.max()) / max(law.temperature, 1e-6))
+            edges = np.cumsum(chances / chances.sum())
+            messages = json.dumps(request.messages)
+            draws = [tools.uniform(request.occurrence, messages, k) for k in range(request.n)]
+            chosen = [min(int(np.searchsorted(edges, u, "right")), g - 1) for u in draws]
+            out.append([Choice(law.replies[j], len(replies[j]), True) for j in chosen])
         return out
 
 
@@ -285,7 +387,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not self._allowed():
             return None
         if self.path == "/v1/models":
-            model = {"id": self.server.name, "object": "model", "owned_by": "rlpt"}
+            model: dict[str, str | int] = {"object": "model", "owned_by": "rlpt"}
+            model |= {"id": self.server.name, "max_tokens": self.server.sampler.max_tokens}
             return self._answer(200, {"object": "list", "data": [model]})
         return self._fail(404, f"{self.path[:80]}: expected /v1/chat/completions or /v1/models")
 

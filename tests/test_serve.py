@@ -11,6 +11,8 @@ import sys
 import threading
 
 import httpx
+import jax
+import jax.numpy as jnp
 import pytest
 
 from rlpt import serve
@@ -21,7 +23,7 @@ MESSAGES = [{"role": "user", "content": "7 + 5 ="}]
 
 @pytest.fixture(scope="module")
 def sampler():
-    return serve.Sampler(load("toy"), prompt_tokens=64, max_tokens=12, batch=4, max_n=4)
+    return serve.Sampler(load("toy"), prompt_tokens=64, max_tokens=40, batch=4, max_n=4)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_the_law_is_that_of_the_request(url):
         (dict(messages=[{"role": "user", "content": "1" * 100}]), "got 1.. tokens, .* at most 64"),
         (dict(n=5), "n: got 5, expected a number from 1 to 4"),
         (dict(n=True), "n: got True"),
-        (dict(max_tokens=13), "from 1 to 12"),
+        (dict(max_tokens=41), "from 1 to 40"),
         (dict(max_tokens=1.5), "expected an integer"),
         (dict(temperature=-1), "temperature: got -1"),
         (dict(temperature="hot"), "temperature: got 'hot'"),
@@ -165,3 +167,97 @@ def test_the_command(tmp_path, stop):
             process.kill()
     assert process.returncode == 130 and not err, err
     assert json.dumps(MESSAGES[0]["content"]) not in out
+
+
+def schema(**properties):
+    found = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": found}}
+
+
+VERDICT = schema(
+    reason={"type": "string"}, verdict={"type": "string", "enum": ["yes", "not", "may"]}
+)
+
+
+def test_replies_keep_to_a_schema(url):
+    got = texts(url, n=4, response_format=VERDICT)
+    allowed = {json.dumps({"reason": "", "verdict": v}) for v in ("yes", "not", "may")}
+    assert set(got) <= allowed
+    assert got == texts(url, n=4, response_format=VERDICT), "the seed decides"
+    many = [texts(url, n=4, response_format=VERDICT, seed=i) for i in range(10)]
+    assert {t for some in many for t in some} == allowed
+    answer = post(url, response_format=VERDICT).json()
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert (
+        answer["usage"]["completion_tokens"] == len(answer["choices"][0]["message"]["content"]) + 1
+    )
+
+
+def test_replies_are_drawn_by_their_probability(url, sampler):
+    """That of the whole reply, its end included; at temperature 0 the likeliest."""
+    replies = serve.allowed_replies(VERDICT)
+    from rlpt import scoring
+
+    tokenizer = sampler.loaded.tokenizer
+    prompt = tokenizer.chat(MESSAGES)
+    logps = []
+    for reply in replies:
+        tokens = [*tokenizer.encode(reply), *tokenizer.eos_ids]
+        table = {
+            "prompt_tokens": jnp.array([prompt]),
+            "prompt_mask": jnp.ones((1, len(prompt)), bool),
+            "completion_tokens": jnp.array([[tokens]]),
+            "completion_mask": jnp.ones((1, 1, len(tokens)), bool),
+            "temperature": jnp.ones((1, 1)),
+        }
+        logps.append(
+            scoring.score(sampler.loaded.config, sampler.loaded.params, table)["logp"].sum()
+        )
+    wanted = jax.nn.softmax(jnp.array(logps))
+    best = replies[int(wanted.argmax())]
+    greedy = texts(url, n=2, response_format=VERDICT, temperature=0)
+    assert greedy == [best] * 2
+    drawn = [t for i in range(25) for t in texts(url, n=4, seed=i, response_format=VERDICT)]
+    for reply, p in zip(replies, wanted, strict=True):
+        share = drawn.count(reply) / len(drawn)
+        assert abs(share - p) < 4 * (p * (1 - p) / len(drawn)) ** 0.5 + 1e-3, (reply, share, p)
+
+
+@pytest.mark.parametrize(
+    ("form", "count"),
+    [
+        (None, 0),
+        ({"type": "text"}, 0),
+        (schema(a={"type": "boolean"}, b={"const": 7}), 2),
+        (schema(a={"type": "number", "minimum": 0.5, "maximum": 3}), 3),
+        (schema(a={"type": "null"}, b={"type": "integer", "minimum": -1, "maximum": 1}), 3),
+    ],
+)
+def test_allowed_replies(form, count):
+    replies = serve.allowed_replies(form)
+    assert len(set(replies)) == count and all(json.loads(r) for r in replies)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "json",
+        {"type": "json_object"},
+        schema(a={"type": "array"}),
+        schema(a={"type": "integer"}),
+        schema(a={"type": "integer", "minimum": 0, "maximum": 10**9}),
+        schema(a={"type": ["string", "null"]}),
+        schema(),
+        schema(**{str(i): {"type": "boolean"} for i in range(7)}),
+        schema(a={"enum": []}),
+    ],
+)
+def test_schemas_that_leave_too_much_are_refused(url, form):
+    answer = post(url, response_format=form)
+    assert answer.status_code == 400, answer.text
+    assert "response_format: got" in answer.json()["error"]["message"]
+
+
+def test_a_reply_has_to_fit(url):
+    answer = post(url, response_format=VERDICT, max_tokens=8)
+    assert answer.status_code == 400 and "expected at least" in answer.text

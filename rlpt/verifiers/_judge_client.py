@@ -22,6 +22,7 @@ _RETRIED = (408, 409, 425, 429)  # and from 500 on; what was not understood once
 _FAULT_OF_THE_ROW = (400, 413, 422, 429)  # says nothing about whether the service works
 _LONGEST_WAIT = 60.0  # seconds that a Retry-After can stop us for
 _SHOWN = 200  # characters of a server's text in a detail
+_LOOK = 3.0  # seconds to ask the server about its model
 _RUN = 8  # characters of the key that may not stand in a row
 
 
@@ -135,6 +136,32 @@ class Client:
             those that the deadline cut off.
         """
         _run(self._ask(bodies, deadline, then))
+
+    def longest(self, model: str) -> int:
+        """Tokens of the longest reply by the server's list of models; 0: it does not say.
+
+        rlpt's server has max_tokens there, vLLM has max_model_len, the prompt included.
+        """
+        import httpx
+
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        url = self._url.removesuffix("chat/completions") + "models"
+        try:
+            with (
+                httpx.Client(trust_env=False, verify=self._tls, timeout=_LOOK) as http,
+                http.stream("GET", url, headers=headers) as response,
+            ):
+                data = bytearray()
+                for chunk in response.iter_raw():
+                    data += chunk
+                    if len(data) > self._max_bytes:
+                        return 0
+            listed = {m["id"]: m for m in json.loads(data)["data"]}
+            found = listed.get(model) or next(iter(listed.values()))
+            value = found.get("max_tokens") or found.get("max_model_len")
+        except Exception:  # a server that is down, or has no list, is a matter of the first request
+            return 0
+        return value if type(value) is int else 0
 
     def redacted(self, text: str) -> str:
         """A server's text as it may be shown."""

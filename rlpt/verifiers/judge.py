@@ -72,13 +72,23 @@ _BOUNDS: dict[str, tuple[tuple[type, ...], float, float]] = {  # types, lowest, 
 }
 
 
-def _prepare(**settings: tp.Any) -> None:
-    """At the start of a worker: slow imports, and what is wrong with the settings."""
+def _prepare(**settings: tp.Any) -> dict[str, tp.Any]:
+    """At the start of a worker: slow imports, and what is wrong with the settings.
+
+    Returns: what a run records.
+    """
     settings = {**(judge.__kwdefaults__ or {}), **settings}
     _checked(settings)
-    _client_of(**_client_settings(settings))
+    longest = _client_of(**_client_settings(settings)).longest(settings["model"])
+    if 0 < longest < settings["max_tokens"]:
+        raise ValueError(
+            f"judge: max_tokens: got {settings['max_tokens']}, expected at most {longest}, the "
+            f"longest reply of the server at {settings['base_url']}; lower it, or start the server "
+            "with more (rlpt serve --max_tokens)"
+        )
     if settings["cache"]:
         _cache_of(settings["cache"])
+    return {"model": settings["model"], "at": settings["base_url"]}
 
 
 def _gold(
@@ -281,18 +291,19 @@ def audit(
     """
     extract, tag = settings.get("extract", "boxed"), settings.get("tag", "answer")
     shells = {"boxed": "\\boxed{%s}", "tag": f"<{tag}>%s</{tag}>", "whole": "%s"}
-    rates, missing = {}, 0
+    rates, missing, last = {}, 0, ""
     for probe in probes:
         row = base.Trajectory(shells.get(extract, "%s").replace("%s", probe))
         verdicts = judge([row] * len(prompts), prompts, **{**settings, "cache": ""})
         fooled = [v.outcome == "correct" for v in verdicts if v.score is not None]
         missing += len(verdicts) - len(fooled)
+        last = next((v.detail for v in verdicts if v.score is None), last)
         rates[probe] = sum(fooled) / len(fooled) if fooled else math.nan
     known = [rate for rate in rates.values() if not math.isnan(rate)]
     if not known:
         raise ValueError(
             f"audit: no verdict on {len(prompts)} prompts and {len(probes)} probes; expected some "
-            "prompts, and a judge that answers"
+            "prompts, and a judge that answers" + (f"; it said: {last}" if last else "")
         )
     return Audit(rates, max(known), missing)
 
