@@ -8,10 +8,11 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import compare, scaling, step
+from benchmarks import compare, lanes, scaling, step
 from rlpt import build
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -164,3 +165,44 @@ def test_scaling_varies_one_flag_and_keeps_the_number_of_logits(tmp_path):
     assert "| 128 | 0.250 | 0.500 | 900 | 77 |" in scaling.table("L", points["L"])
     scaling.plot(points, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_lanes_beside_waiting_for_the_longest():
+    flags = {
+        "layers": 1, "d-model": 64, "d-ff": 64, "heads": 2, "vocab": 40, "prompts": 2, "group": 8,
+        "lanes": 2, "prompt-len": 3, "width": 32, "median": 6, "rounds": 1,
+    }  # fmt: skip
+    a = lanes.parse([x for name, n in flags.items() for x in (f"--{name}", str(n))])
+    law = np.exp(lanes.law_of_lengths(a))
+    assert law.sum() == pytest.approx(1) and law[:6].sum() == pytest.approx(0.5, abs=0.15)
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        result = lanes.measure(a)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    mean = law @ np.arange(1, 33)
+    assert abs(result["lengths"]["mean"] - mean) < 0.5 * mean, (result["lengths"], mean)
+    assert result["lengths"]["max"] > 2 * result["lengths"]["median"], "no long tail"
+    names = {"wait", "batches", "lanes", "slots"}
+    for key in ("wall", "cpu", "wall_min", "cpu_min", "speedup"):
+        assert set(result[key]) == names and min(result[key].values()) > 0, result[key]
+    assert result["speedup"]["lanes"] == 1
+    assert set(result["forms"]) == {"float32", "bfloat16", "int8"}
+    tokens = {"wait": np.zeros((1, 2, 3)), "lanes": np.zeros((1, 2, 3))}
+    lanes._check(tokens)
+    tokens["lanes"][0, 1, 2] = 1
+    with pytest.raises(RuntimeError, match="lanes: 1 rows differ"):
+        lanes._check(tokens)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--vocab", "100", "--width", "100"], "a vocabulary that counts"),
+        (["--group", "6", "--lanes", "4"], "lanes that divide the group"),
+    ],
+)
+def test_lanes_that_cannot_work_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        lanes.parse(flags)
+    assert message in " ".join(capsys.readouterr().err.split())
