@@ -105,7 +105,7 @@ class Learners:
             self.reference = base if rank else jax.tree.map(jnp.copy, base)
         for name, learner in learners.items():
             if name != "policy":
-                trained = _weights(self.entries[name]["source"], base, loaded)
+                trained = self._weights(self.entries[name]["source"], base, loaded)
                 if learner.output == "value":
                     trained = scoring.value_params(trained)
             self.states[name] = learner.place(learner.init(trained))
@@ -130,6 +130,23 @@ class Learners:
         if self.mesh is None:
             return jax.tree.map(jnp.asarray, params)
         return sharding.place(params, self.mesh)
+
+    def _weights(self, source: str, base: Params, loaded: Loaded) -> Params:
+        """The weights that a learner starts from: a copy of the policy's, or those of a source.
+
+        Raises: ConfigError for a model of another shape or tokenizer than the policy's.
+        """
+        if source == "policy":
+            return jax.tree.map(jnp.copy, base)
+        other = load(source)
+        if other.config != loaded.config or (
+            other.tokenizer.fingerprint() != loaded.tokenizer.fingerprint()
+        ):
+            raise ConfigError(
+                f"config.learners: {source!r} has another shape or tokenizer than the policy "
+                f"{loaded.source!r}; learners read the same tokens and share its ModelConfig"
+            )
+        return self._placed(other.params)
 
     def _for_rollout(self, params: Params) -> Params:
         """In the sampler's dtype and layout; the same arrays where these are the update's."""
@@ -218,21 +235,3 @@ def _cast(params: Params, dtype: tp.Any) -> Params:
     """Int8 kernels stay as they are."""
     keep = int8.is_int8
     return jax.tree.map(lambda x: x if keep(x) else x.astype(dtype), params, is_leaf=keep)
-
-
-def _weights(source: str, base: Params, loaded: Loaded) -> Params:
-    """The weights that a learner starts from: a copy of the policy's, or those of a source.
-
-    Raises: ConfigError for a model of another shape or tokenizer than the policy's.
-    """
-    if source == "policy":
-        return jax.tree.map(jnp.copy, base)
-    other = load(source)
-    if other.config != loaded.config or (
-        other.tokenizer.fingerprint() != loaded.tokenizer.fingerprint()
-    ):
-        raise ConfigError(
-            f"config.learners: {source!r} has another shape or tokenizer than the policy "
-            f"{loaded.source!r}; learners read the same tokens and share its ModelConfig"
-        )
-    return jax.tree.map(jnp.asarray, other.params)

@@ -22,12 +22,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rlpt import distributed, sharding
+from rlpt import build, distributed, learners, sharding
+from rlpt import config as config_lib
 from rlpt.models import hf, leaves, transformer
 from rlpt.models import load as load_lib
 from rlpt.models.hf.weights import hf_slots
 from rlpt.models.transformer import ModelConfig
 
+ROOT = pathlib.Path(__file__).parents[1]
 MB = 1 << 20
 SLACK = 64 * MB  # of an allocator, and of what jax itself takes while it places arrays
 
@@ -76,8 +78,8 @@ def reads(monkeypatch):
     return watch(monkeypatch.setattr)
 
 
-def watch(replace):
-    taken, getitem, pick = [], leaves.Leaf.__getitem__, leaves.Leaf.pick
+def watch(replace, methods=("__getitem__", "pick")):
+    taken = []
 
     def watched(original):
         def read(leaf, index):
@@ -87,8 +89,8 @@ def watch(replace):
 
         return read
 
-    replace(leaves.Leaf, "__getitem__", watched(getitem))
-    replace(leaves.Leaf, "pick", watched(pick))
+    for name in methods:
+        replace(leaves.Leaf, name, watched(getattr(leaves.Leaf, name)))
     return taken
 
 
@@ -180,17 +182,17 @@ def reports():
         with socket.socket() as s:
             s.bind(("localhost", 0))
             port = s.getsockname()[1]
-        root = pathlib.Path(__file__).parents[1]
         env = os.environ | {
             "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
             "JAX_PLATFORMS": "cpu",
             "RLPT_COORDINATOR": f"localhost:{port}",
             "RLPT_PROCESSES": "2",
-            "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": str(ROOT),
         }
         children = [
             subprocess.Popen(
-                [sys.executable, __file__, directory], env=env | {"RLPT_PROCESS": str(i)},
+                [sys.executable, __file__, "one_process", directory],
+                env=env | {"RLPT_PROCESS": str(i)},
                 text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
             for i in range(2)
@@ -226,6 +228,56 @@ def test_memory_is_that_of_the_part_on_the_devices(reports):
 
 def test_both_processes_have_the_numbers_of_the_files(reports):
     assert [report["wrong"] for report in reports] == [[], []]
+
+
+# ---- the models of a run
+
+
+def eight_devices(directory):
+    """Policy and critic of a run on eight devices, both from files."""
+    reads = watch(setattr, ["__getitem__"])  # a fingerprint samples all of a model so small
+    config = config_lib.default()
+    config.model.source, config.mesh.fsdp, config.mesh.model = str(directory), 4, 2
+    config.learners.critic = {
+        "source": str(directory),
+        "writes": "values",
+        "loss": (dict(fn="penalties.value_clip", reads=dict(old_value="values")),),
+    }
+    loaded = load_lib.load(directory)
+    mesh = build.make_mesh(config)
+    made = learners.Learners(
+        config, build.make_learners(config, loaded.config, mesh), (), loaded, set(),
+        jax.random.key(0),
+    )  # fmt: skip
+    want = plain(directory, SMALL)
+    report = {"largest_read": max(reads), "largest_leaf": max(map(size, jax.tree.leaves(want)))}
+    for name in ("policy", "critic"):  # the critic has another head
+        own = {k: v for k, v in made.states[name]["params"].items() if k in want}
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(own), {k: want[k] for k in own})
+        slices = [s.data.nbytes for x in jax.tree.leaves(own) for s in x.addressable_shards]
+        report[name] = [max(slices), len(slices)]
+    report["reads"] = len(reads)
+    print(json.dumps(report))
+
+
+def test_no_model_of_a_run_is_read_whole(small):
+    directory, _ = small
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, __file__, "eight_devices", directory],
+        env=env, text=True, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    for name in ("policy", "critic"):
+        largest, slices = report[name]
+        assert report["largest_read"] <= largest < report["largest_leaf"] / 3, report
+        assert slices >= 8 * 14, "most leaves of the tree, on every device"
+    assert report["reads"] <= report["policy"][1] + report["critic"][1] + 8, "each slice once"
 
 
 # ---- one process
@@ -313,4 +365,4 @@ def test_a_file_that_is_gone_when_it_is_read(small, tmp_path):
 
 
 if __name__ == "__main__":
-    one_process(pathlib.Path(sys.argv[1]))
+    globals()[sys.argv[1]](pathlib.Path(sys.argv[2]))
