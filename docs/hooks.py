@@ -106,7 +106,7 @@ def methods_page() -> str:
     base = config.default()
     for path in sorted((ROOT / "configs").glob("*.py")):
         scope = runpy.run_path(str(path))
-        first, _, rest = inspect.cleandoc(scope["__doc__"]).partition("\n")
+        first, _, rest = inspect.cleandoc(scope["__doc__"]).partition("\n\n")
         papers = dict.fromkeys(re.findall(r"\b\d{4}\.\d{4,5}\b", scope["__doc__"]))
         links = ", ".join(f"[{paper}](https://arxiv.org/abs/{paper})" for paper in papers)
         rows.append((f"[{path.stem}](#{path.stem})", first, links))
@@ -116,7 +116,7 @@ def methods_page() -> str:
             for key, (value, _) in changed.items()
             if key.partition(".")[0] in _SHOWN
         ]
-        sections.append(f"## {path.stem}\n\n{first}\n\n```text\n{rest.strip()}\n```\n")
+        sections.append(f"## {path.stem}\n\n{first}\n\n```text\n{rest}\n```\n")
         if lines:
             sections.append("```python\n" + "\n".join(lines) + "\n```\n")
     head = (
