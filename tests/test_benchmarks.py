@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import compare, lanes, scaling, step
+from benchmarks import compare, gpu, lanes, scaling, step
 from rlpt import build
 
 ROOT = pathlib.Path(__file__).parents[1]
