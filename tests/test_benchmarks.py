@@ -206,3 +206,22 @@ def test_lanes_that_cannot_work_are_refused(flags, message, capsys):
     with pytest.raises(SystemExit):
         lanes.parse(flags)
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_one_accelerator_against_its_own_limits(monkeypatch):
+    monkeypatch.setattr(gpu, "grpo", lambda small: {"steps": 2, "small": small})  # see test_train
+    out = gpu.measure(gpu.parse(["--small", "--repeats", "1"]))
+    json.dumps(out)
+    decode, update = out["decode"], out["update"]
+    assert out["grpo"]["small"] and out["model"] == "tiny" and out["device"] == "cpu", out
+    assert decode["rows"] == 4 and decode["s_per_token"] > 0, decode
+    assert decode["share_of_bandwidth"] == decode["bound_s"] / decode["s_per_token"]
+    weights = sum(4 * np.prod(s) for s in jax.tree.leaves(
+        transformer.param_shapes(gpu.TINY), is_leaf=lambda x: isinstance(x, tuple)
+    ))  # fmt: skip
+    row = 2 * 4 * gpu.TINY.num_layers * gpu.TINY.num_kv_heads * gpu.TINY.head_dim  # of the cache
+    prompt = 2 * 8 * (row + 4 + 1)  # with positions and masks
+    read = weights + prompt + 4 * 9 * row / 2
+    assert decode["bound_s"] * out["bandwidth"] == pytest.approx(read), "weights and cache"
+    assert update["blocks"] == 2 and update["flops"] > 0, update
+    assert update["share_of_matmul_rate"] == update["bound_s"] / update["s"]
