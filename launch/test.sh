@@ -18,7 +18,10 @@ methods=(
   tests/test_{advantages,bandit,branching,controllers,golden,identities,layouts,losses,methods}.py
   tests/test_{noise,noise_gradients,rewards,scorers,tree,verifiers_outcomes}.py
 )
-faults=(tests/test_{checkpoint,code,confined,distributed,embedded_judge,fuzz,judge,sandbox,verifiers,workdir}.py)
+faults=(
+  tests/test_{checkpoint,code,confined,distributed,embedded_judge,fuzz,judge,sandbox}.py
+  tests/test_{verifiers,workdir}.py
+)
 pages=(tests/test_{benchmarks,docs,doctor,evaluate,launch,report,serve,sweep}.py)
 
 all=""
