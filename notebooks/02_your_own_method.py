@@ -113,9 +113,8 @@ c.rollout.prompts, c.rollout.group = 8, 8
 c.sampling.prompt_buckets, c.sampling.completion_buckets = (32,), (12,)
 c.learner.micro_blocks = 2
 c.optim.lr = 1e-5
-c.export = False
 if SMOKE:
-    c.steps, c.rollout.prompts, c.eval.prompts, c.eval.samples = 2, 4, 4, 4
+    c.steps, c.rollout.prompts, c.eval.prompts, c.eval.samples, c.export = 2, 4, 4, 4, False
 
 result = rlpt.train(c, "runs/02_your_own_method")
 

@@ -111,9 +111,8 @@ c.advantage = (dict(fn="group.grpo", ddof=1, eps=1e-4),)
 c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),)
 c.learner.micro_blocks = 2
 c.optim.lr = 1e-5
-c.export = False
 if SMOKE:
-    c.steps, c.rollout.prompts, c.eval.prompts, c.eval.samples = 2, 4, 4, 4
+    c.steps, c.rollout.prompts, c.eval.prompts, c.eval.samples, c.export = 2, 4, 4, 4, False
 
 result = rlpt.train(c, "runs/05_from_trl")
 
