@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import compare, gpu, lanes, scaling, step
 from rlpt import build
+from rlpt.models import transformer
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHAPE = {
