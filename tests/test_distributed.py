@@ -193,3 +193,39 @@ def test_supervise_ends_with_an_error_that_comes_back(capfd):
     assert capfd.readouterr().err.count("unknown command") == 1, "it was started again"
     with pytest.raises(ValueError, match="processes=0"):
         supervise.supervise(["train"], processes=0)
+
+
+# Starts two tasks with the variables that Slurm gives them; ends with the highest status.
+SRUN = """#!{python}
+import os, subprocess, sys
+tasks = [
+    subprocess.Popen(sys.argv[2:], env=os.environ | {{
+        "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i), "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost",
+    }})
+    for i in range(2)
+]
+sys.exit(max(t.wait() for t in tasks))
+"""
+
+
+def test_two_tasks_of_slurm_train_one_model(place, alone):
+    programs = place / "programs"
+    programs.mkdir()
+    (programs / "srun").write_text(SRUN.format(python=sys.executable))
+    (programs / "srun").chmod(0o755)
+    script = programs / "venv" / "bin" / "rlpt"
+    script.parent.mkdir(parents=True)
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m rlpt.cli "$@"\n')
+    script.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(ROOT / "launch" / "slurm.sbatch"), *command(place, "slurm")],
+        cwd=ROOT, text=True, capture_output=True, timeout=240,
+        env=environment(
+            PATH=f"{programs}:{os.environ['PATH']}", RLPT_VENV=str(programs / "venv"),
+            SLURM_JOB_ID=str(os.getpid()), SLURM_SUBMIT_DIR=str(ROOT),
+        ),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("step 4/4") == 1
+    compare(alone, place / "slurm")

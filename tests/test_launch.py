@@ -192,6 +192,20 @@ def test_slurm_queues_the_job_again_before_its_time_is_over(place, code):
     assert place.calls()[1:] == (["scontrol requeue 4711"] if code == 130 else [])
 
 
+@pytest.mark.parametrize(
+    ("code", "tasks", "restarts", "again"),
+    [(75, 2, 0, True), (137, 2, 9, True), (75, 2, 10, False), (137, 1, 0, False), (1, 2, 0, False)],
+)
+def test_slurm_queues_a_job_that_lost_a_task_again(place, code, tasks, restarts, again):
+    pathlib.Path(f"{place.record}.codes").write_text(f"{code}\n")
+    done = place(
+        "slurm.sbatch", "train", SLURM_SUBMIT_DIR=str(place.clone), SLURM_JOB_ID="4711",
+        SLURM_NTASKS=str(tasks), SLURM_RESTART_COUNT=str(restarts),
+    )  # fmt: skip
+    assert done.returncode == (0 if again else code), done.stderr
+    assert place.calls()[1:] == (["scontrol requeue 4711"] if again else [])
+
+
 def test_slurm_without_an_installation_says_so(place):
     (place.clone / ".venv/bin/rlpt").unlink()
     done = place("slurm.sbatch", "train")
