@@ -83,7 +83,7 @@ def in_chain(batch: dict[str, jax.Array], method: str) -> float:
 
 def one_row_update() -> float:
     config = rlpt.config.default()
-    config.model.remat, config.model.logits_chunk = "full", 512
+    config.model.remat = "full"
     lr = build.make_learner(config, SMOLLM2)
     state = lr.init(transformer.init_params(SMOLLM2, jax.random.key(0)))
     rows = table(1, 1, np.random.default_rng(1))

@@ -24,7 +24,7 @@ def get_config(arg: str | None = None):
     c.model.source = given.get("model", "Qwen3-1.7B")
     c.model.dtype = "bfloat16"
     c.model.remat = "full"
-    c.model.logits_chunk = 2048
+    c.model.logits_chunk = 2**28  # 1 GiB over all chips
     data = given.get("data", "gsm8k")
     c.tasks = (
         dict(

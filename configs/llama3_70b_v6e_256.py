@@ -21,7 +21,7 @@ def get_config(arg: str | None = None):
     c.model.source = given.get("model", "Llama-3-70B")
     c.model.dtype = "bfloat16"
     c.model.remat = "full"
-    c.model.logits_chunk = 65536  # over all devices: 2048 each
+    c.model.logits_chunk = 2**33  # over all devices: 1 GiB for each of the 32 parts of a batch
     # A copy of the weights does not fit on a device: the sampler gathers them over fsdp.
     c.mesh = dict(data=1, fsdp=32, model=8, rollout="as_trained")
     data = given.get("data", "gsm8k")

@@ -22,7 +22,7 @@ def get_config(arg: str | None = None):
     c.model.source = given.get("model", "Qwen3-8B")
     c.model.dtype = "bfloat16"
     c.model.remat = "full"
-    c.model.logits_chunk = 131072  # over all devices: 2048 each
+    c.model.logits_chunk = 2**34  # over all devices: 1 GiB each
     # Each device samples with a whole copy of the weights: gathering them for every token would
     # take longer than reading them.
     c.mesh = dict(data=1, fsdp=64, model=1, rollout="replicated")

@@ -151,7 +151,7 @@ class Learner:
     epochs: int = 1
     minibatches: int = 1
     micro_blocks: int = 0  # blocks in a micro-batch; 0: all
-    logits_chunk: int = 1024
+    logits_chunk: int = scoring.LOGITS
     dtype: tp.Any = jnp.float32
     remat: str = "none"
     old_logp: str = "auto"  # auto, recompute, sampler

@@ -18,6 +18,9 @@ import jax.numpy as jnp
 from rlpt.models import transformer
 from rlpt.models.transformer import ModelConfig
 
+LOGITS = 2**24  # positions x V that exist at once, unless the config says otherwise
+_CACHED = 2**21  # logits that a processor's cache holds
+
 
 def predicting_hidden(
     cfg: ModelConfig,
@@ -61,40 +64,116 @@ def head_outputs(
 
     Args:
       hidden: [P,G,T,D]; tokens: [P,G,T]; temperature: [P,G] > 0.
-      chunk: positions whose logits exist at once; with more positions than that the
-        logits are recomputed in the backward pass.
+      chunk: logits (positions x V) that exist at once, at least those of P positions. Where all
+        fit, they are kept for the backward pass; else it makes them again, chunk by chunk.
     Returns: logp [P,G,T] float32, entropy [P,G,T] float32 or None.
     """
     chex.assert_equal_shape_prefix([hidden, tokens], 3)
-    shape = tokens.shape
-    h = hidden.reshape(-1, hidden.shape[-1])
-    y = tokens.reshape(-1)
-    temp = jnp.broadcast_to(temperature[..., None], shape).reshape(-1)
+    p, g, t = tokens.shape
+    keep = p * g * t * cfg.vocab_size <= chunk
+    width = max((_CACHED if keep else chunk) // (p * cfg.vocab_size), 1)
+    scale = jnp.broadcast_to(1.0 / temperature[..., None], tokens.shape)
+    columns = (x.reshape(p, g * t, *x.shape[3:]) for x in (hidden, tokens, scale))
+    logp, ent = _law(cfg, keep, -(-g * t // width), transformer.head_kernel(cfg, params), *columns)
+    return logp.reshape(p, g, t), ent.reshape(p, g, t) if entropy else None
 
-    def one(args: tp.Any) -> tp.Any:
-        h, y, temp = args
-        z = transformer.logits(cfg, params, h) / temp[:, None]
-        log_total = jax.nn.logsumexp(z, -1)
-        logp = jnp.take_along_axis(z, y[:, None], -1)[:, 0] - log_total
-        if not entropy:
-            return logp
-        return logp, log_total - jnp.sum(jnp.exp(z - log_total[:, None]) * z, -1)
 
-    n = h.shape[0]
-    if n <= chunk:
-        out = one((h, y, temp))
-    else:
-        pad = -n % chunk
-        parts = jax.tree.map(
-            lambda x: jnp.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1), mode="edge").reshape(
-                -1, chunk, *x.shape[1:]
-            ),
-            (h, y, temp),
-        )
-        out = jax.lax.map(jax.checkpoint(one, prevent_cse=False), parts)
-        out = jax.tree.map(lambda x: x.reshape(-1)[:n], out)
-    out = jax.tree.map(lambda x: x.reshape(shape), out)
-    return out if entropy else (out, None)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _law(
+    cfg: ModelConfig,
+    keep: bool,
+    chunks: int,
+    kernel: jax.Array,
+    hidden: jax.Array,
+    tokens: jax.Array,
+    scale: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probs of `tokens` and the entropy of softmax(logits * scale), both [P,N] float32.
+
+    The gradient with respect to the logits is made from the log-sum-exp of the forward pass, so
+    that only a chunk's logits exist, or, with keep, those that the forward pass made.
+
+    Args: kernel [V,D], hidden [P,N,D], tokens [P,N], scale [P,N]; chunks: parts of N.
+    Reference: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models",
+      arXiv:2411.09009 (here: chunks of positions, whole rows of logits).
+    """
+    return _law_forward(cfg, keep, chunks, kernel, hidden, tokens, scale)[0]
+
+
+def _law_forward(
+    cfg: ModelConfig,
+    keep: bool,
+    chunks: int,
+    kernel: jax.Array,
+    hidden: jax.Array,
+    tokens: jax.Array,
+    scale: jax.Array,
+) -> tuple[tuple[jax.Array, jax.Array], tp.Any]:
+    def one(_: None, part: tp.Any) -> tp.Any:
+        h, y, s = part
+        raw = transformer.logits_of(cfg, kernel, h)
+        z = raw * s[:, None]
+        top = z.max(-1)
+        z = z - top[:, None]
+        mass = jnp.exp(z)
+        total = mass.sum(-1)
+        logp = jnp.take_along_axis(z, y[:, None], -1)[:, 0] - jnp.log(total)
+        ent = jnp.log(total) - jnp.sum(mass * z, -1) / total
+        return None, (logp, ent, jnp.log(total) + top, raw if keep else None)
+
+    _, (logp, ent, log_total, raw) = _over_chunks(one, chunks, None, (hidden, tokens, scale))
+    return (logp, ent), (kernel, hidden, tokens, scale, log_total, ent, raw)
+
+
+def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given: tp.Any) -> tp.Any:
+    kernel, *columns, raw = kept
+
+    def one(total: jax.Array, part: tp.Any) -> tp.Any:
+        h, *rows, raw = part
+        y, s, log_total, ent, to_logp, to_ent = (x[:, None] for x in rows)
+        raw = raw if keep else transformer.logits_of(cfg, kernel, h)
+        z = raw * s - log_total  # log-probs
+        drawn = jnp.arange(z.shape[-1]) == y
+        dz = jnp.where(drawn, to_logp, 0.0) - jnp.exp(z) * (to_logp + to_ent * (z + ent))
+        to_scale = jnp.sum(dz * raw, -1)
+        dz = dz * s
+        if cfg.logit_softcap:
+            dz = dz * (1.0 - jnp.square(raw / cfg.logit_softcap))
+        if h.dtype == jnp.bfloat16:  # float16 has not the range
+            dz = dz.astype(h.dtype)
+        # [D,V], not [V,D]: on CPU this product is half as fast again with the wide factor behind.
+        total = total + jnp.einsum("nd,nv->dv", h, dz, preferred_element_type=jnp.float32)
+        to_hidden = jnp.einsum("nv,vd->nd", dz, kernel.astype(h.dtype)).astype(h.dtype)
+        return total, (to_hidden, to_scale)
+
+    zeros = jnp.zeros(kernel.shape[::-1], jnp.float32)
+    total, (to_hidden, to_scale) = _over_chunks(one, chunks, zeros, (*columns, *given, raw))
+    return total.T.astype(kernel.dtype), to_hidden, None, to_scale
+
+
+_law.defvjp(_law_forward, _law_backward)
+
+
+def _over_chunks(fn: tp.Any, chunks: int, carry: tp.Any, columns: tp.Any) -> tp.Any:
+    """jax.lax.scan of fn(carry, rows) over parts of axis 1 of columns [P,N,...].
+
+    A part is P * ceil(N / chunks) rows; axis 0, which a mesh cuts, stays whole. What fn returns a
+    row comes back as [P,N,...].
+    """
+    p, n = columns[0].shape[:2]
+    width = -(-n // chunks)
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (0, chunks * width - n), *((0, 0),) * (x.ndim - 2)))
+        x = jnp.swapaxes(x.reshape(p, chunks, width, *x.shape[2:]), 0, 1)
+        return x.reshape(chunks, p * width, *x.shape[3:])
+
+    def join(x: jax.Array) -> jax.Array:
+        x = jnp.swapaxes(x.reshape(chunks, p, width, *x.shape[2:]), 0, 1)
+        return x.reshape(p, chunks * width, *x.shape[3:])[:, :n]
+
+    carry, out = jax.lax.scan(fn, carry, jax.tree.map(cut, columns), unroll=chunks == 1)
+    return carry, jax.tree.map(join, out)
 
 
 def outputs(
@@ -105,7 +184,7 @@ def outputs(
     entropy: bool = False,
     dtype: tp.Any = jnp.float32,
     remat: str = "none",
-    chunk: int = 1024,
+    chunk: int = LOGITS,
 ) -> dict[str, jax.Array]:
     """What a policy says of the completions in a table.
 
@@ -200,7 +279,7 @@ def score(
     *,
     entropy: bool = False,
     dtype: tp.Any = jnp.float32,
-    chunk: int = 1024,
+    chunk: int = LOGITS,
     blocks: int = 0,
 ) -> dict[str, jax.Array]:
     """`outputs` without a gradient and without the hidden states, jitted; see `by_blocks`."""

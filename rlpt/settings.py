@@ -39,7 +39,7 @@ def default() -> tp.Any:
         remat="dots",  # none, dots (keep matmuls), full: what the backward pass recomputes
         attention="auto",  # reference, dot_product, splash: see rlpt.models.attention
         matmul_precision="default",  # highest for exact sampler/scorer agreement on TPU and GPU
-        logits_chunk=1024,  # completion positions whose logits exist at once
+        logits_chunk=2**24,  # logits (positions x vocabulary) of the update that exist at once
         lora=dict(rank=0, alpha=16.0, targets=r"layers/(q|k|v|o|gate|up|down)"),
     )
     c.tasks = (dict(fn="arithmetic.sums", weight=1.0),)
@@ -102,7 +102,8 @@ def default() -> tp.Any:
     c.eval = dict(every=0, prompts=0, samples=8, temperature=1.0, blocks=0)
     # allow: names of the identity (config, model, tokenizer, versions) that may have changed
     c.checkpoint = dict(every=50, keep=3, keep_best=1, best="eval/pass@1", allow=())
-    c.log = dict(rollouts_every=1, tensorboard=True, wandb=False, console=True)
+    # profile: steps that are traced into profile/, from the third on; the stages are then summed up
+    c.log = dict(rollouts_every=1, tensorboard=True, wandb=False, console=True, profile=0)
     c.export = True
     c.debug = False  # check every table's columns
     c.lock()
@@ -232,6 +233,7 @@ def validate(config: tp.Any) -> None:
     at_least(1, "model.logits_chunk", "optim.max_skipped")
     at_least(0, "steps", "learner.micro_blocks", "learner.start", "eval.every", "eval.samples")
     at_least(0, "eval.prompts", "eval.blocks", "model.lora.rank", "log.rollouts_every")
+    at_least(0, "log.profile")
     at_least(0, "checkpoint.keep_best", "sampling.lanes", "sampling.slots")
     s = config.sampling
     if s.slots and not s.lanes:

@@ -138,7 +138,7 @@ def test_the_order_of_each_stage(config):
         ("learner.micro_blocks", 2),
         ("learners.critic.micro_blocks", 4),
         ("model.remat", "full"),
-        ("model.logits_chunk", 512),
+        ("model.logits_chunk", 2**23),
         ("rollout.prompts", 6),
         ("optim.moments", "bfloat16"),
     ]

@@ -25,7 +25,7 @@ TOY = "toy:vocab=24,layers=3,width=32,heads=4,kv_heads=2,ff=64"
 def small():
     """A run small enough to compile in seconds, with a reference to be scored."""
     c = rlpt.config.default()
-    c.model.source, c.model.remat, c.model.logits_chunk = TOY, "full", 16
+    c.model.source, c.model.remat, c.model.logits_chunk = TOY, "full", 16 * 24
     c.rollout.prompts, c.rollout.group, c.learner.micro_blocks = 4, 2, 2
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (16,), (9,)
     c.loss = (*c.loss, dict(fn="penalties.k3", coef=0.1))

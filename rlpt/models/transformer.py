@@ -208,13 +208,23 @@ def embed(cfg: ModelConfig, params: Params, tokens: jax.Array, dtype: tp.Any) ->
     return x * jnp.asarray(cfg.embed_scale, dtype) if cfg.embed_scale != 1.0 else x
 
 
-def logits(cfg: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
-    """[..., V] float32 of final hidden states [..., D]."""
-    head = params["embed"] if cfg.tie_embeddings else params["head"]
+def head_kernel(cfg: ModelConfig, params: Params) -> jax.Array:
+    """[V, D]: the matrix that makes logits."""
+    kernel: jax.Array = params["embed"] if cfg.tie_embeddings else params["head"]
+    return kernel
+
+
+def logits_of(cfg: ModelConfig, kernel: jax.Array, hidden: jax.Array) -> jax.Array:
+    """[..., V] float32 of final hidden states [..., D] and a kernel [V, D]."""
     out = jnp.einsum(
-        "...d,vd->...v", hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32
+        "...d,vd->...v", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
     )
     return cfg.logit_softcap * jnp.tanh(out / cfg.logit_softcap) if cfg.logit_softcap else out
+
+
+def logits(cfg: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
+    """[..., V] float32 of final hidden states [..., D]."""
+    return logits_of(cfg, head_kernel(cfg, params), hidden)
 
 
 def layer_inputs(cfg: ModelConfig) -> dict[str, jax.Array]:

@@ -202,7 +202,7 @@ def update_flops(cfg: ModelConfig, config: tp.Any, size: dict[str, int]) -> floa
     tokens = p * (prompt + g * (width - 1))
     again = config.model.remat == "full"
     flops = 2.0 * weights * tokens * (3 + again)
-    chunks = p * g * width > config.model.logits_chunk
+    chunks = p * g * width * cfg.vocab_size > config.model.logits_chunk
     flops += 2.0 * cfg.vocab_size * cfg.d_model * p * g * width * (3 + chunks)
     pairs = p * (prompt**2 + g * (width - 1) * (prompt + width - 1))
     return flops + 4.0 * cfg.num_layers * cfg.num_heads * cfg.head_dim * pairs * (3 + again)
