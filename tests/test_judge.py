@@ -2,7 +2,9 @@
 
 import asyncio
 import collections
+import contextlib
 import hashlib
+import http.server
 import io
 import json
 import logging
@@ -13,6 +15,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import traceback
 
@@ -558,6 +561,55 @@ def test_bad_settings_are_named(server, changed, match):
     settings = dict(base_url=server.url, model="m") | changed
     with pytest.raises(ValueError, match=match):
         judge.judge([], [], **settings)
+
+
+@pytest.mark.parametrize(
+    "reply, longest",
+    [
+        (b'{"data": [{"id": "other", "max_tokens": 9}, {"id": "m", "max_tokens": 64}]}', 64),
+        (b'{"data": [{"id": "its own name", "max_model_len": 4096}]}', 4096),
+        (b'{"data": [{"id": "m"}]}', 0),
+        (b'{"data": [{"id": "m", "max_tokens": "64"}]}', 0),
+        (b'{"data": [64]}', 0),
+        (b'{"data": []}', 0),
+        (b"[" * 10**5, 0),
+        (b"x" * 2**21, 0),
+        (None, 0),
+    ],
+)
+def test_the_longest_reply_of_a_server(reply, longest, monkeypatch):
+    """None: one that drips its headers, which does not hold up the start."""
+    monkeypatch.setattr(_judge_client, "_LOOK", 1.0)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert self.path == "/v1/models" and self.headers["Authorization"] == f"Bearer {SECRET}"
+            if reply is None:
+                with contextlib.suppress(OSError):
+                    for _ in range(100):
+                        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: y\r\n"[:1])
+                        time.sleep(0.1)
+                return
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(reply)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as own:
+        own.daemon_threads = True
+        threading.Thread(target=own.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{own.server_port}/v1"
+        settings = judge.judge.__kwdefaults__ | {"base_url": url}
+        limits = judge._client_settings(settings)
+        limits = {k: v for k, v in limits.items() if k not in ("base_url", "api_key_env")}
+        client = _judge_client.Client(settings["base_url"], SECRET, **limits)
+        start = time.monotonic()
+        assert client.longest("m") == longest
+        assert time.monotonic() - start < 3.0
+        own.shutdown()
 
 
 def test_bad_settings_stop_the_start(server):

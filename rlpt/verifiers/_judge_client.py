@@ -138,30 +138,37 @@ class Client:
         _run(self._ask(bodies, deadline, then))
 
     def longest(self, model: str) -> int:
-        """Tokens of the longest reply by the server's list of models; 0: it does not say.
+        """Tokens of the longest reply by the server's list of models; 0: it does not say in time.
 
         rlpt's server has max_tokens there, vLLM has max_model_len, the prompt included.
         """
-        import httpx
+        data = bytearray()
 
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        url = self._url.removesuffix("chat/completions") + "models"
-        try:
-            with (
-                httpx.Client(trust_env=False, verify=self._tls, timeout=_LOOK) as http,
-                http.stream("GET", url, headers=headers) as response,
+        async def look() -> None:
+            import httpx
+
+            url = self._url.removesuffix("chat/completions") + "models"
+            async with (
+                asyncio.timeout(_LOOK),
+                httpx.AsyncClient(timeout=None, trust_env=False, verify=self._tls) as http,
+                http.stream("GET", url, headers=self._authorization()) as response,
             ):
-                data = bytearray()
-                for chunk in response.iter_raw():
-                    data += chunk
+                async for chunk in response.aiter_raw():
+                    data.extend(chunk)
                     if len(data) > self._max_bytes:
-                        return 0
+                        raise ValueError("more than a list of models")
+
+        try:
+            _run(look())
             listed = {m["id"]: m for m in json.loads(data)["data"]}
             found = listed.get(model) or next(iter(listed.values()))
             value = found.get("max_tokens") or found.get("max_model_len")
         except Exception:  # a server that is down, or has no list, is a matter of the first request
             return 0
         return value if type(value) is int else 0
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
 
     def redacted(self, text: str) -> str:
         """A server's text as it may be shown."""
@@ -227,8 +234,7 @@ class Client:
 
     async def _post(self, http: tp.Any, body: dict[str, tp.Any]) -> tuple[int, tp.Any, bytes]:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        headers |= self._authorization()
         data = bytearray()
         async with http.stream(
             "POST", self._url, content=json.dumps(body), headers=headers
