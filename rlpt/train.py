@@ -27,7 +27,7 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import build, distributed, memory, overlap, records, settings, sharding
+from rlpt import build, distributed, memory, overlap, profile, records, settings, sharding
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
 from rlpt import evaluate as evaluate_lib
@@ -251,8 +251,9 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             metrics_lib.RolloutLog(
                 work.path, resume_step=step if saved else None, primary=primary
             ) as rollout_log,
+            profile.Profile(work.path / "profile", config.log.profile * primary) as profiler,
         ):  # fmt: skip
-            started = time.time()
+            started, first_step = time.time(), step
             seconds_before = host["seconds"]
             if host["eval_before"] is None and held_out:
                 first = evaluate("before")
@@ -266,6 +267,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             # ---- the loop
             while step < config.steps and not stop:
                 timer = metrics_lib.Timer()
+                profiler.begin(step - first_step)
                 with memory.explain_oom("generate", config), timer("rollout_and_verify"):
                     batches = rollouts(step)
                     batch = batches["policy"]
@@ -292,6 +294,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
 
                 with memory.explain_oom("update", config), timer("update"):
                     numbers |= learners.update("after_credit", tables, step)
+                profiler.end(timer.seconds, step - first_step)
                 step += 1
 
                 # ---- log
@@ -330,6 +333,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     save()
                     saved_at = step
 
+            if config.log.profile and (stages := profiler.table()):
+                records.say(f"{stages}\n{'trace':>20}  {profiler.directory}")
             if stop:
                 if saved_at != step:
                     save()
@@ -362,7 +367,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             if primary and work.export.exists():  # of an earlier end of this run
                 shutil.rmtree(work.export)
             hf.save_hf(
-                work.export, loaded.config, learners.merged_params(), loaded.tokenizer,
+                work.export, loaded.config, learners.policy_params(), loaded.tokenizer,
                 run_info=info, fetch=sharding.fetch,
             )  # fmt: skip
             summary["export"] = "export"

@@ -415,3 +415,11 @@ def test_a_term_may_read_verdicts(tmp_path):
     train_lib.train(toy(loss=loss, steps=1), tmp_path)
     row = next(m for m in lines(tmp_path / "metrics.jsonl") if "loss/own" in m)
     assert row["loss/own"] == pytest.approx(row["verdict/digit"], abs=0.2)
+
+
+def test_profile_writes_a_trace_and_says_where_the_time_went(tmp_path, capsys):
+    train_lib.train(toy(steps=4, log__profile=1), tmp_path)
+    assert list((tmp_path / "profile").glob("**/*.xplane.pb")), "no trace"
+    table = capsys.readouterr().out.partition("stage")[2]
+    for stage in ("rollout_and_verify", "credit", "update"):
+        assert re.search(rf"{stage} +\d+\.\d+ s +\d+\.\d%", table), table
