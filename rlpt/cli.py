@@ -291,19 +291,17 @@ def _export(argv: list[str]) -> None:
 
     values = _flags("export", argv, define, config=False)
     _need(values, "export", "workdir", "out")
-    import jax
-
     from rlpt import policy
     from rlpt.models import hf
 
     if not policy.is_workdir(values.workdir):
         raise SystemExit(f"rlpt export: {values.workdir} holds no checkpoints/")
     loaded = policy.load_policy(values.workdir, values.step)
-    params = jax.device_get(loaded.params)
     info = {"run_id": pathlib.Path(values.workdir).name, "source": loaded.source}
     hf.save_hf(
-        values.out, loaded.config, params, loaded.tokenizer, dtype=values.dtype, run_info=info
-    )
+        values.out, loaded.config, loaded.params, loaded.tokenizer,
+        dtype=values.dtype, run_info=info,
+    )  # fmt: skip
     print(f"wrote {values.out} from {loaded.source}")
 
 

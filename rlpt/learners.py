@@ -169,12 +169,6 @@ class Learners:
         own = self._for_rollout(self.states["policy"]["params"])
         return self.policy.assemble(own, self._frozen_rollout)
 
-    def merged_params(self) -> Params:
-        """The policy as plain parameters, to be exported."""
-        own = self.states["policy"]["params"]
-        scale = self.policy.lora_scale
-        return own if scale is None else lora.merge(self.frozen, own, scale)
-
     def prepare(self, table: Table) -> None:
         """Writes ref_logp and old_logp, where something reads them."""
         policy = self.policy

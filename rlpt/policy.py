@@ -9,7 +9,6 @@ import pathlib
 import typing as tp
 
 import jax
-import jax.numpy as jnp
 
 from rlpt.checkpoint import Checkpointer
 from rlpt.models import lora
@@ -46,14 +45,12 @@ def load_policy(source: str, step: int | None = None) -> Loaded:
         return load(source)
     config: tp.Any = workdir_config(source)
     loaded = load(config.model.source)
-    params = jax.tree.map(jnp.asarray, loaded.params)
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), loaded.params)
     rank = config.model.lora.rank
-    trained = (
-        lora.init_lora(params, jax.random.key(0), rank, config.model.lora.targets)
-        if rank
-        else params
-    )
-    example = jax.eval_shape(lambda: {"learners": {"policy": {"params": trained}}})
+    if rank:
+        targets = config.model.lora.targets
+        params = jax.eval_shape(lambda: lora.init_lora(params, jax.random.key(0), rank, targets))
+    example = {"learners": {"policy": {"params": params}}}
     checkpointer = Checkpointer(pathlib.Path(source) / "checkpoints")
     try:
         names = ("versions", "config", "tokenizer", "model")
@@ -66,5 +63,5 @@ def load_policy(source: str, step: int | None = None) -> Loaded:
         )
     new = saved.device_state["learners"]["policy"]["params"]
     if rank:
-        new = lora.merge(params, new, config.model.lora.alpha / rank)
+        new = lora.merge(loaded.params, new, config.model.lora.alpha / rank)
     return dataclasses.replace(loaded, params=new, source=f"{source} at step {saved.step}")

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 
 from rlpt import build, distributed, learners, sharding
 from rlpt import config as config_lib
-from rlpt.models import hf, leaves, transformer
+from rlpt.models import hf, leaves, lora, transformer
 from rlpt.models import load as load_lib
 from rlpt.models.hf.weights import hf_slots
 from rlpt.models.transformer import ModelConfig
@@ -354,6 +354,26 @@ def test_only_process_0_writes_and_all_fetch_alike(tmp_path, monkeypatch):
     assert not (tmp_path / "1").exists() and (tmp_path / "0").exists()
     assert fetched[0] == fetched[1], "the same in the same order, or they would wait for each other"
     assert len(fetched[0]) == len(hf_slots(SMALL)), "one layer of one weight at a time"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_export_folds_adapters_as_it_writes(dtype, tmp_path, reads):
+    base = random_params(SMALL)
+    adapters = lora.init_lora(base, jax.random.key(0), 2)
+    keys = jax.random.split(jax.random.key(1), len(adapters))
+    for ab, key in zip(adapters.values(), keys, strict=True):
+        ab["b"] = jax.random.normal(key, ab["b"].shape)
+    plain_params = lora.merge(base, adapters, 0.5)
+    changed = np.abs(plain_params["layers"]["down"] - base["layers"]["down"]).max()
+    assert changed > 0.1, "an adapter that does nothing"
+    _, in_files = hf.load_hf(save(tmp_path / "base", SMALL, base))
+    unit = 1e-6 if dtype == "float32" else 2**-7  # of the last place that is stored
+    for name, params in (("arrays", base), ("files", in_files)):
+        attached = lora.attach(params, adapters, 0.5)
+        got = plain(save(tmp_path / name, SMALL, attached, dtype=dtype), SMALL)
+        for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(plain_params), strict=True):
+            np.testing.assert_allclose(x.astype("f"), y, rtol=unit, atol=1e-6, err_msg=name)
+    assert max(reads) == 4 * SMALL.vocab_size * SMALL.d_model, "a layer at a time, or the embedding"
 
 
 def test_a_file_that_is_gone_when_it_is_read(small, tmp_path):

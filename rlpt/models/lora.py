@@ -42,6 +42,15 @@ class LoRA:
     b: jax.Array
     scale: float = flax.struct.field(pytree_node=False)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the kernel that it stands for."""
+        return (*self.a.shape[:-1], self.b.shape[-1])
+
+    def __getitem__(self, layer: int) -> LoRA:
+        """One layer of it."""
+        return tp.cast(LoRA, jax.tree.map(lambda x: x[layer], self))
+
 
 def matmul(x: jax.Array, kernel: jax.Array | Int8 | LoRA) -> jax.Array:
     """x @ kernel in the dtype of x.
@@ -106,13 +115,20 @@ def attach(params: Params, adapters: Adapters, scale: float) -> Params:
 
 
 def merge(params: Params, adapters: Adapters, scale: float) -> Params:
-    """Plain parameters base + scale * a @ b, computed in float32, in the dtype of base."""
+    """Plain parameters: those with an adapter folded, a leaf at a time, the others as they are.
 
-    def fold(base: jax.Array, ab: dict[str, jax.Array]) -> jax.Array:
-        delta = jnp.matmul(ab["a"], ab["b"], precision="highest") * scale
-        return (base.astype(jnp.float32) + delta).astype(base.dtype)
+    params: arrays, or what jnp.asarray makes arrays of.
+    """
+    return _replace(params, adapters, lambda base, ab: fold(LoRA(base, ab["a"], ab["b"], scale)))
 
-    return _replace(params, adapters, fold)
+
+def fold(kernel: tp.Any) -> tp.Any:
+    """base + scale * a @ b of a LoRA, computed in float32, in the dtype of base; else as it is."""
+    if not isinstance(kernel, LoRA):
+        return kernel
+    base = jnp.asarray(kernel.base)
+    delta = jnp.matmul(kernel.a, kernel.b, precision="highest") * kernel.scale
+    return (base.astype(jnp.float32) + delta).astype(base.dtype)
 
 
 def _name(path: tp.Any) -> str:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlpt.models import transformer
+from rlpt.models import lora, transformer
 from rlpt.models.hf.config import ARCHITECTURES, config_to_hf
 from rlpt.models.hf.weights import DTYPES, hf_slots
 from rlpt.models.leaves import Fetch, Params, Slot
@@ -32,7 +32,7 @@ def save_hf(
     dtype: str = "float32",
     run_info: tp.Mapping[str, tp.Any],
     max_shard_bytes: float = MAX_SHARD_BYTES,
-    fetch: Fetch = np.asarray,
+    fetch: Fetch = jax.device_get,
 ) -> None:
     """Writes a directory that transformers, vLLM and `load_hf` read.
 
@@ -42,12 +42,13 @@ def save_hf(
     writes.
 
     Args:
-      params: arrays in the tree of `transformer.param_shapes`; merge adapters first.
+      params: arrays in the tree of `transformer.param_shapes`; a `lora.LoRA` is folded, one
+        layer at a time.
       dtype: of the stored weights: float32, bfloat16 or float16.
       run_info: what the model card tells; must have "run_id".
       max_shard_bytes: weights beyond this go to several files with an index.
-      fetch: one layer of an array of params -> numpy; of several processes all at once,
-        as `rlpt.sharding.fetch` does for arrays that no process has whole.
+      fetch: one layer of a leaf -> numpy; of several processes all at once, as
+        `rlpt.sharding.fetch` does for arrays that no process has whole.
     Raises: FileExistsError when the directory has files; ValueError for parameters that
       do not fit the configuration, or for a run_info without run_id.
     """
@@ -101,8 +102,7 @@ def _check_tree(cfg: ModelConfig, params: Params) -> None:
     wrong = {k: v for k, v in wrong.items() if v[0] != v[1]}
     if wrong:
         raise ValueError(
-            f"parameters do not fit the configuration; (got, expected) shapes: {wrong}. "
-            "LoRA adapters must be merged before export"
+            f"parameters do not fit the configuration; (got, expected) shapes: {wrong}"
         )
 
 
@@ -148,7 +148,8 @@ def _write_shard(
     with path.open("wb") as f:
         f.write(len(text).to_bytes(8, "little") + text)
         for slot in shard.values():
-            value = np.ascontiguousarray(slot.view(params, fetch), dtype)
+            value = slot.view(params, lambda leaf: np.asarray(lora.fold(fetch(leaf))))
+            value = np.ascontiguousarray(value, dtype)
             f.write(value.view(np.uint8).data)
 
 
