@@ -161,6 +161,9 @@ NOT_RUN = {
     "source .venv/bin/activate": "the tests run in an environment already",
     "pip install ": "it installs from the network; that the names exist is another test",
     ".venv/bin/pip install ": "the same",
+    "rlpt train --config configs/grpo.py --workdir runs/x ": "one of two; see test_distributed.py",
+    "rlpt supervise ": "the same",
+    "sbatch ": "there is no Slurm; test_distributed.py runs the script with a stand-in",
 }
 # In what is run: the toy model in place of real ones, and few steps.
 SMOKE = ((r"configs/(\w+)\.py", r"configs/\1.py:runlocal"), (r"\bembedded\b", "toy"))
