@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -383,6 +386,55 @@ def test_an_honest_program_between_hostile_ones(tier):
         assert verdict.outcome == "correct", f"after {name!r}: {verdict}"
 
 
+WITHOUT_ROOT = """
+import json, os, sys
+if not os.getuid():
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+sys.path.insert(0, sys.argv[1])
+from rlpt.verifiers.sandbox import host
+found = {}
+for tier in host.TIERS:
+    if not host.available()[tier]:
+        for name, source in json.loads(sys.argv[2]).items():
+            try:
+                with host.Session(tier, host.Limits(seconds=1.0)) as session:
+                    session.load([source], "f")
+                    found[f"{tier}, {name}"] = session.call((3,), {})
+            except Exception as e:
+                found[f"{tier}, {name}"] = str(e)
+with open("/proc/self/task/%d/children" % os.getpid()) as file:
+    print(json.dumps([os.getuid(), found, file.read()]))
+"""
+
+
+def test_a_fork_bomb_without_root():
+    """Where the user of the verifier, who is not root, is the candidate's too."""
+    programs = {name: HOSTILE[name] for name in ("fork bomb", "thread bomb")} | {"honest": HONEST}
+    with tempfile.TemporaryDirectory() as place:  # which anyone may read, as they may not the rest
+        os.chmod(place, 0o755)
+        package = pathlib.Path(host.__file__).parents[2]
+        for path in ("__init__.py", "verifiers/__init__.py", "verifiers/sandbox"):
+            (target := pathlib.Path(place, "rlpt", path)).parent.mkdir(exist_ok=True, parents=True)
+            (shutil.copytree if (package / path).is_dir() else shutil.copy)(package / path, target)
+        done = None
+        for python in (sys.executable, "/usr/bin/python3"):
+            command = [python, "-c", WITHOUT_ROOT, place, json.dumps(programs)]
+            done = subprocess.run(command, capture_output=True, text=True, cwd="/", env={})
+            if done.returncode == 0 and json.loads(done.stdout)[1]:
+                break
+    if done.returncode or not json.loads(done.stdout)[1]:
+        pytest.skip(f"no Python, or no tier, for a user who is not root: {done.stderr}")
+    uid, found, left_over = json.loads(done.stdout)
+    assert uid and not left_over, f"left: {left_over}"
+    for what, got in found.items():
+        if what.endswith("honest"):
+            assert got == 9, f"{what}: {got}"
+        else:
+            assert type(got) is str and got, f"{what}: {got}"
+
+
 REACH = """
 import os, ctypes, glob, socket
 def attempt(what):
@@ -589,8 +641,6 @@ def test_concurrent_sandboxes_do_not_share_limits(tier):
     ids=repr,
 )  # fmt: skip
 def test_values_survive_with_their_types(value):
-    import json
-
     back = guest.decode(json.loads(json.dumps(guest.encode(value))))
     assert back == value and type(back) is type(value)
 
