@@ -141,7 +141,8 @@ class Life:
              str(write)],
             cwd=ROOT, pass_fds=(write,), stdout=self._output, stderr=self._output,
             env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu",
-                 "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "jax_cache")},
+                 "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "jax_cache"),
+                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
         )  # fmt: skip
         os.close(write)
         self.phase, self.batch = "start", -1
