@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt import sharding
 from rlpt.models import attention, transformer
 from rlpt.models.attention import Part
 from rlpt.models.transformer import ModelConfig
 
+ROOT = pathlib.Path(__file__).parents[1]
 CFG = ModelConfig(
     vocab_size=13, num_layers=2, d_model=12, d_ff=16, num_heads=4, num_kv_heads=2, head_dim=8,
     windows=(0, 5),
@@ -23,11 +26,9 @@ P, G, L, S = 2, 3, 12, 9
 PROMPTS, COMPLETIONS = (12, 4), ((9, 5, 1), (7, 9, 0))  # real tokens
 CASES = {
     "full": {"windows": ()},
-    "window": {"windows": (5,)},
+    "window, no grouping": {"windows": (5,), "num_kv_heads": 4},
     "one of two windows": {"windows": (0, 5)},
-    "soft cap": {"windows": (), "attn_softcap": 1.5},
-    "query scale": {"windows": (), "query_scale": 0.7},
-    "no grouping": {"windows": (), "num_kv_heads": 4},
+    "soft cap and scale": {"windows": (), "attn_softcap": 1.5, "query_scale": 0.7},
 }
 
 
@@ -90,3 +91,71 @@ def test_agrees_with_the_reference(kind, name):
             assert np.isfinite(a).all(), "padding may not make NaN"
             np.testing.assert_allclose(a, b, atol=2e-5, err_msg=f"{kind}, {name}, {make.__name__}")
             assert np.abs(b).max() > 0.01, "an array of zeros says nothing"
+
+
+def test_the_reference_is_attention():
+    """Row by row: the softmax over the real keys that are not later and not too far back."""
+    cfg, q, positions, (shared, own), window = case("one of two windows")
+    out = attention.reference(cfg, q, positions, [shared, own], window)
+    for p, g, s in ((0, 0, 8), (0, 1, 0), (1, 0, 6), (1, 1, 3)):
+        keep = np.asarray(shared.mask[p])
+        keys = np.concatenate([shared.k[p][:, keep], own.k[p, g][:, : s + 1]], 1)
+        values = np.concatenate([shared.v[p][:, keep], own.v[p, g][:, : s + 1]], 1)
+        keys, values = (x[:, -int(window) :] for x in (keys, values))
+        for h in range(cfg.num_heads):
+            x = keys[h // 2] @ np.asarray(q[p, g, s, h]) * cfg.head_dim**-0.5
+            w = np.exp(x) / np.exp(x).sum()
+            got = out[p, g, s, h * cfg.head_dim : (h + 1) * cfg.head_dim]
+            np.testing.assert_allclose(got, w @ values[h // 2], atol=1e-5, err_msg=f"{p, g, s, h}")
+
+
+def test_splash_over_several_blocks_visits_the_right_keys():
+    """Rows and windows that begin and end inside the kernel's blocks."""
+    cfg, q, positions, parts, window = case("window, no grouping", l=150, s=140, g=2, p=1)
+    cfg, window = dataclasses.replace(cfg, windows=(170,)), jnp.int32(170)
+    real = parts[1].mask[..., None]
+    got, expected = (
+        jnp.where(real, attention.attend(c, q, positions, parts, window), 0)
+        for c in (dataclasses.replace(cfg, attention=k) for k in ("splash", "reference"))
+    )
+    np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_who_serves_whom():
+    cfg, q, *_ = case("full")
+    half, one = q.astype(jnp.bfloat16), q[:, :, :1]
+    chosen = lambda kind, q: attention.implementation(dataclasses.replace(cfg, attention=kind), q)
+    assert chosen("auto", q) == chosen("auto", half) == "reference", "on a CPU"
+    assert chosen("splash", one) == chosen("dot_product", one) == "reference", "decoding"
+    with pytest.raises(ValueError, match="got 'flash', expected one of auto, reference"):
+        chosen("flash", q)
+
+
+SHARDED = """
+import dataclasses, sys
+import jax, jax.numpy as jnp, numpy as np
+sys.path.insert(0, ".")
+from rlpt import sharding
+from rlpt.models import attention
+from tests.test_attention import case
+
+mesh = sharding.make_mesh({"data": 1, "fsdp": 2, "model": 2})
+cfg, *arguments = case("one of two windows")
+cfg = dataclasses.replace(cfg, attention="splash")
+expected = attention.reference(cfg, *arguments)
+*batch, window = sharding.place_batch(arguments[:3], mesh), arguments[3]
+out = jax.jit(lambda a, w: attention.attend(cfg, *a, w))(*batch, window)
+assert len(out.sharding.device_set) == 4, out.sharding
+text = jax.jit(lambda a, w: attention.attend(cfg, *a, w)).lower(*batch, window).as_text()
+assert "manual" in text, "each device works on its own blocks and heads"
+real = arguments[2][1].mask[..., None]
+np.testing.assert_allclose(jnp.where(real, out, 0), jnp.where(real, expected, 0), atol=2e-5)
+"""
+
+
+def test_splash_on_a_mesh():
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED], env=env, cwd=ROOT, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
