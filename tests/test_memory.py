@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from rlpt import build, evaluate, learners, memory, overlap, train
 from rlpt import config as config_lib
-from rlpt import memory
 from rlpt.memory import DeviceMemoryError, explain_oom, remedies
 
 GIB = 1 << 30
@@ -166,3 +166,27 @@ def test_devices_that_hold_the_same_weights_can_share_them(config, monkeypatch):
     assert [s for s, _ in settings("score", config)] == [
         "model.logits_chunk", "mesh.data=1 --config.mesh.fsdp",
     ], "4 blocks on 4 parts cannot be cut further"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stage", "owner", "method"),
+    [
+        ("start", learners.Learners, "__init__"),
+        ("evaluate", evaluate, "evaluate"),
+        ("generate", overlap.Rollouts, "__call__"),
+    ],
+)
+def test_a_run_says_it(stage, owner, method, config, monkeypatch, tmp_path):
+    def fail(*args, **kw):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: trying to allocate 130.00GiB.")
+
+    monkeypatch.setattr(owner, method, fail)
+    config.model.source = "toy:layers=1,width=16,heads=2,kv_heads=1,ff=8"
+    config.log.tensorboard = config.log.console = False
+    if stage == "generate":  # which an evaluation comes before
+        load = build.load_tasks
+        monkeypatch.setattr(build, "load_tasks", lambda config: (load(config)[0], []))
+    with pytest.raises(
+        DeviceMemoryError, match=f"^{stage}: out of device memory: asked for 130 Gi"
+    ):
+        train.train(config, tmp_path)
