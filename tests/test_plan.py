@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 import rlpt.config
+from benchmarks import plans
 from rlpt import build, learners, sharding
 from rlpt.models.load import load
 from rlpt.plan import chips, hlo, programs, report, shapes
@@ -146,6 +147,16 @@ def test_the_plan_prints_what_a_step_costs(planned):
     assert times == {"prefill": 1, "decode": 1, "score": 1, "credit": 1, "update": 1}
     total = sum(p["seconds"]["serial"] for p in planned["programs"].values())
     assert planned["step_seconds"]["serial"] == pytest.approx(total)
+
+
+def test_the_page_of_plans_says_what_is_there_and_what_is_not(planned):
+    process = {"process": {"cpu_s": 7, "rss_mb": 2048, "wall_s": 9}}
+    plan = {**planned, **process}
+    text = plans.page({plans.WEAK: plan, f"{plans.WEAK} on 64": plan, f"{plans.WEAK} on 256": plan})
+    assert "| 256 | " in text and "| 1.00 | 1.00 |" in text, "the same plan scales perfectly"
+    assert "7 CPU s, 2.0 GiB" in text and "Not planned yet: qwen3_8b_v5p_64, " in text, text
+    topologies = {flags[3] for flags in plans.jobs().values()}
+    assert all(chips.find(t)[2] in (8, 16, 64, 256) for t in topologies), topologies
 
 
 def test_seconds_are_a_roofline():
