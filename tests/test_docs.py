@@ -214,10 +214,10 @@ def test_the_commands_of_the_readme_work(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    comparison = done.stdout.partition("--base base.json")[2]
+    comparison = done.stdout.partition("--base runs/base.json")[2]
     assert "gained" in comparison, "no comparison with the base model"
-    for name in ("both.html", "mine.json", "exported/model.safetensors"):
-        assert (tmp_path / name).stat().st_size > 1000, f"README.md's commands wrote no {name}"
+    for name in ("mine/report.html", "both.html", "mine.json", "exported/model.safetensors"):
+        assert (tmp_path / "runs" / name).stat().st_size > 1000, f"the commands wrote no {name}"
 
 
 def test_what_the_readme_installs_exists():
