@@ -1,6 +1,6 @@
 """What a step costs against G, L, T, P and V: one of them varied, the others held.
 
-  python benchmarks/scaling.py                            (all five; a process for each point)
+  python benchmarks/scaling.py                            (all; a process for each point)
   python benchmarks/scaling.py --axes L V --steps 4
 
 runs benchmarks/step.py, prints a table for each axis, and writes benchmarks/results/scaling.json
@@ -9,9 +9,8 @@ can be made in parts.
 
 Times are minima over the steps.  `beyond_mb` is the peak of the process less what it was after the
 imports and less 16 bytes a parameter (weights, gradient and two moments in float32): activations,
-logits, cache, and what the compiler used.  Logits are made for --logits-chunk positions at once, so
-along V these are lowered in proportion: the logits that exist at once are the same in number.
-Linux.
+logits, cache, and what the compiler used.  "L, G=2" is L with a quarter of the completions: where
+the prompt is encoded once for its group, both lines rise by nearly as much.  Linux.
 """
 
 from __future__ import annotations
@@ -27,21 +26,22 @@ import typing as tp
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"
 BASE = {"prompts": 4, "group": 8, "prompt-len": 128, "completion-len": 64, "vocab": 8192}
-LOGITS = 1024 * 8192  # that exist at once
+BASE |= {"layers": 2, "d-model": 128, "d-ff": 512}
 AXES: dict[str, tuple[str, tuple[int, ...]]] = {
-    "G": ("group", (2, 4, 8, 16, 32)),
-    "L": ("prompt-len", (32, 128, 512, 1024)),
-    "T": ("completion-len", (16, 32, 64, 128, 256)),
+    "G": ("group", (2, 8, 32)),
+    "L": ("prompt-len", (32, 256, 512, 1024)),
+    "L, G=2": ("prompt-len", (32, 256, 512, 1024)),
+    "T": ("completion-len", (16, 64, 256)),
     "P": ("prompts", (1, 2, 4, 8)),
     "V": ("vocab", (2048, 8192, 32768, 131072)),
 }
+CHANGED = {"L, G=2": {"group": 2}}  # of BASE, on these axes
 Point = dict[str, tp.Any]
 
 
 def flags(axis: str, value: int) -> list[str]:
     """The flags of step.py for a point: BASE with one value changed."""
-    shape = BASE | {AXES[axis][0]: value}
-    shape["logits-chunk"] = max(LOGITS // shape["vocab"], 1)
+    shape = BASE | CHANGED.get(axis, {}) | {AXES[axis][0]: value}
     return [x for name, n in shape.items() for x in (f"--{name}", str(n))]
 
 
@@ -105,8 +105,8 @@ def main(argv: collections.abc.Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--axes", nargs="+", default=list(AXES), choices=list(AXES))
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--warmup", type=int, default=1)
     a = parser.parse_args(argv)
     path = RESULTS / "scaling.json"
     found: dict[str, list[Point]] = json.loads(path.read_text())["axes"] if path.exists() else {}

@@ -35,7 +35,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 import rlpt.config
-from rlpt import build, records
+from rlpt import build, heap, records, scoring
 from rlpt import learners as learners_lib
 from rlpt import metrics as metrics_lib
 from rlpt import tools as tools_lib
@@ -67,7 +67,7 @@ def parse(argv: collections.abc.Sequence[str] | None = None) -> argparse.Namespa
         ("completion-len", 64, "tokens"),
         ("mu", 1, "updates of a batch"),
         ("micro-blocks", 0, "prompts in a micro-batch of the update; 0: all"),
-        ("logits-chunk", 1024, "completion tokens whose logits exist at once"),
+        ("logits-chunk", scoring.LOGITS, "logits of the update that exist at once"),
         ("steps", 8, "warm-up included"),
         ("warmup", 3, "steps that are not counted"),
         ("seed", 0, ""),
@@ -75,7 +75,7 @@ def parse(argv: collections.abc.Sequence[str] | None = None) -> argparse.Namespa
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
     parser.add_argument("--beta", type=float, default=0.0, help="KL coefficient; > 0: a reference")
     parser.add_argument("--dtype", default="float32", help="compute dtype, also bfloat16 (float32)")
-    parser.add_argument("--remat", default="none", help="none, dots or full (none)")
+    parser.add_argument("--remat", default="dots", help="none, dots or full (dots)")
     a = parser.parse_args(argv)
     a.head_dim = a.head_dim or a.d_model // a.heads
     if a.head_dim % 2 or a.heads % a.kv_heads:
@@ -168,6 +168,7 @@ def measure(a: argparse.Namespace) -> dict[str, tp.Any]:
     Raises: RuntimeError where a step did less than the flags say.
     """
     import_mb, load = peak_mb(), os.getloadavg()
+    heap.tune()
     config = config_of(a)
     chain, scorers = build.check(config)
     loaded, root = random_model(a), jax.random.key(a.seed)

@@ -121,8 +121,9 @@ def _train(argv: list[str]) -> None:
     from rlpt import distributed
 
     distributed.initialize(values.distributed, values.coordinator, values.processes, values.process)
-    from rlpt import train
+    from rlpt import heap, train
 
+    heap.tune()
     train.train(values.config, values.workdir)
 
 

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "checkpoint": set(),
     "sharding": set(),
     "memory": {"sharding"},
+    "heap": set(),
     "distributed": set(),
     "statistics": set(),
     "endpoint": {"tasks.base"},
