@@ -116,11 +116,10 @@ def measure(a: argparse.Namespace) -> dict[str, tp.Any]:
     prompts[:, -1] = a.vocab - 1
     ids = np.zeros((a.prompts, a.group, 4), np.int32)
     ids[..., 0], ids[..., 3] = np.arange(a.prompts)[:, None], np.arange(a.group)
-    sample = functools.partial(
-        generate.generate, cfg, params, prompts, np.ones(prompts.shape, bool),
-        law=generate.make_law(),
-    )  # fmt: skip
-    laned = functools.partial(lanes.generate, *sample.args, **sample.keywords, lanes=a.lanes)
+    inputs = (prompts, np.ones(prompts.shape, bool))
+    law = generate.make_law()
+    sample = functools.partial(generate.generate, cfg, params, *inputs, law=law)
+    laned = functools.partial(lanes.generate, cfg, params, *inputs, law=law, lanes=a.lanes)
 
     def batches(key: jax.Array, ids: np.ndarray, **kw: tp.Any) -> dict[str, tp.Any]:
         parts = [ids[:, i : i + a.lanes] for i in range(0, a.group, a.lanes)]
@@ -163,7 +162,7 @@ def measure(a: argparse.Namespace) -> dict[str, tp.Any]:
         "wall_min": {k: round(min(w for w, _ in s), 3) for k, s in seconds.items()},
         "cpu_min": {k: round(v, 3) for k, v in least.items()},
         "speedup": {k: round(v / least["lanes"], 2) for k, v in least.items()},
-        "forms": forms(a, sample, params, ids),
+        "forms": forms(a.rounds, cfg, params, *inputs, ids[:, : a.lanes]),
     }  # fmt: skip
 
 
@@ -182,23 +181,26 @@ def _check(tokens: dict[str, np.ndarray]) -> None:
 
 
 def forms(
-    a: argparse.Namespace, sample: tp.Callable[..., tp.Any], params: tp.Any, ids: np.ndarray
+    rounds: int,
+    cfg: ModelConfig,
+    params: tp.Any,
+    prompts: np.ndarray,
+    mask: np.ndarray,
+    ids: np.ndarray,
 ) -> dict[str, float]:
     """CPU seconds, the least of the rounds, for rows of 64 tokens with other forms of weights."""
-    made = {
+    made: dict[str, tuple[tp.Any, tp.Any]] = {
         "float32": (params, jnp.float32),
         "bfloat16": (jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), jnp.bfloat16),
         "int8": (int8.quantise(params), jnp.float32),
     }
-    cfg, _, *inputs = tp.cast(tp.Any, sample).args
-    law = generate.make_law()
     seconds: dict[str, list[float]] = {name: [] for name in made}
-    for _ in range(a.rounds + 1):
+    for _ in range(rounds + 1):
         for name, (weights, dtype) in made.items():
             cpu = time.process_time()
             out = generate.generate(
-                cfg, weights, *inputs, jax.random.key(0), ids[:, : a.lanes], width=64, stop=[],
-                law=law, dtype=dtype,
+                cfg, weights, prompts, mask, jax.random.key(0), ids, width=64, stop=[],
+                law=generate.make_law(), dtype=dtype,
             )  # fmt: skip
             jax.block_until_ready(out)
             seconds[name].append(time.process_time() - cpu)
