@@ -100,7 +100,9 @@ def test_models_are_looked_at_and_not_loaded(tmp_path, monkeypatch):
     from rlpt.models import hf, load
 
     loaded = load.load("toy:vocab=24,layers=1,width=16,heads=2,kv_heads=1,ff=16")
-    hf.save_hf(tmp_path / "hf", loaded.config, loaded.params, loaded.tokenizer, run_info={"run_id": "r"})
+    hf.save_hf(
+        tmp_path / "hf", loaded.config, loaded.params, loaded.tokenizer, run_info={"run_id": "r"}
+    )
     monkeypatch.setattr(load, "load", lambda source: pytest.fail(f"{source} was loaded"))
     status, detail = doctor._model(str(tmp_path / "hf"))
     assert status == "ok" and detail.endswith("0 MB of weights, 24 tokens"), detail
