@@ -106,7 +106,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
     Raises: ConfigError before anything is loaded for settings that cannot work;
       WorkdirInUse; KeyboardInterrupt after a stop by signal, with a checkpoint.
     """
-    t0 = time.time()
+    t0 = time.monotonic()
     chain, scorers = build.check(config)
     primary = distributed.primary()
     if workdir is None:
@@ -253,7 +253,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             ) as rollout_log,
             profile.Profile(work.path / "profile", config.log.profile * primary) as profiler,
         ):  # fmt: skip
-            started, first_step = time.time(), step
+            started, first_step = time.monotonic(), step
             seconds_before = host["seconds"]
             if host["eval_before"] is None and held_out:
                 first = evaluate("before")
@@ -315,7 +315,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     rollout_log.write(step, records.rollout_rows(batch, table))
                 metrics.write(step, row)
                 metrics.live(step, row | (records.eval_metrics(latest) if latest else {}))
-                host["seconds"] = seconds_before + time.time() - started
+                host["seconds"] = seconds_before + time.monotonic() - started
 
                 # ---- checkpoint
                 stop = distributed.agree(interrupt.signal)
@@ -352,7 +352,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             "steps": step,
             "eval_before": host["eval_before"],
             "eval_after": after,
-            "seconds": {"train_and_eval": host["seconds"], "all": time.time() - t0},
+            "seconds": {"train_and_eval": host["seconds"], "all": time.monotonic() - t0},
             "versions": build.versions(),
             "verifiers": pool.report(),
             "identity": build.identity(config, loaded),
