@@ -8,7 +8,7 @@
 Without any service, by the model of the quickstart, which is a poor judge:
 
   rlpt serve --model embedded --prompt_tokens 768 --port 8000 &
-  rlpt train --config configs/judge.py:model=embedded,max_tokens=64 --workdir runs/judge
+  rlpt train --config configs/judge.py:model=embedded,max_tokens=64,deadline=600 --workdir runs/judge
 
 The server is any with OpenAI's /chat/completions (vLLM, SGLang, llama.cpp). The reward is its
 verdict on the reply as a whole. The rates are those that Cai et al., arXiv 2510.00915, measured
@@ -26,10 +26,11 @@ import rlpt.config
 
 
 def get_config(arg: str | None = None):
-    """arg: 'url=URL,model=NAME[,key=NAME_OF_ENVIRONMENT_VARIABLE][,max_tokens=N]
+    """arg: 'url=URL,model=NAME[,key=NAME_OF_ENVIRONMENT_VARIABLE][,max_tokens=N][,deadline=SECONDS]
     [,fp_rate=X,fn_rate=Y]', or runlocal.
     """
     given = dict(part.split("=", 1) for part in (arg or "").split(",") if "=" in part)
+    deadline = float(given.get("deadline", 55.0))  # for all rows of a step
     c = rlpt.config.default()
     c.steps = 100
     c.tasks = (dict(fn="arithmetic.sums", digits=2),)
@@ -44,15 +45,15 @@ def get_config(arg: str | None = None):
             max_chars=1000,
             max_tokens=int(given.get("max_tokens", 256)),
             concurrency=16,
-            timeout=20.0,
-            deadline=55.0,
+            timeout=max(20.0, deadline / 4),
+            deadline=deadline,
             cache="",  # a path keeps verdicts over restarts
         ),
     )
     # A reply of the judge that is no verdict is the judge's doing, not the completion's.
     c.missing.unparsable = "mask"
     # All rows of a step are one call.
-    c.pool.deadline, c.pool.batch_deadline = 60.0, 90.0
+    c.pool.deadline, c.pool.batch_deadline = deadline + 5.0, deadline + 35.0
     c.rollout.prompts, c.rollout.group = 8, 8
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (32,), (16,)
     c.advantage = (

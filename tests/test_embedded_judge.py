@@ -71,7 +71,7 @@ def best_case(found):
 
 def trained(url, workdir, rates, verifier, **changes):
     """A run of configs/judge.py, small, with measured rates; its result and its rows."""
-    arg = f"url={url},model=judge,max_tokens=64,fp_rate={rates['fp_rate']}"
+    arg = f"url={url},model=judge,max_tokens=64,deadline=900,fp_rate={rates['fp_rate']}"
     config = get_config(f"{arg},fn_rate={rates['fn_rate']}")
     correction = config.advantage[1]
     assert (correction["fp_rate"], correction["fn_rate"]) == (rates["fp_rate"], rates["fn_rate"])
