@@ -50,8 +50,8 @@ def default() -> tp.Any:
     # entry of verifiers may have a `missing` of its own, with what differs.
     c.missing = dict(unparsable="0", timeout="mask", crash="mask", invalid="mask")
     c.pool = dict(workers=2, deadline=5.0, batch_deadline=60.0)
-    # overlap: 1: the next batch is sampled while this one is judged; its rows are then of weights one
-    # update old, and the ratio is against these.
+    # overlap: 1: the next batch is sampled while this one is judged; its rows are then of weights
+    # one update old, and the ratio is against these.
     c.rollout = dict(fn="sample.on_policy", prompts=8, group=8, group_blocks=1, overlap=0)
     c.rollout.options = ml_collections.ConfigDict()  # keyword settings of rollout.fn
     c.sampling = dict(
