@@ -8,7 +8,7 @@
 Without any service, by the model of the quickstart, which is a poor judge:
 
   rlpt serve --model embedded --prompt_tokens 768 --port 8000 &
-  rlpt train --config configs/judge.py:model=embedded,max_tokens=64,deadline=600 --workdir runs/judge
+  rlpt train --config configs/judge.py:model=embedded,max_tokens=64,deadline=600 --workdir runs/j
 
 The server is any with OpenAI's /chat/completions (vLLM, SGLang, llama.cpp). The reward is its
 verdict on the reply as a whole. The rates are those that Cai et al., arXiv 2510.00915, measured
