@@ -14,8 +14,10 @@ USAGE = """usage: rlpt COMMAND [flags]
 
   train     --config FILE.py[:ARG] --workdir DIR [--config.KEY=VALUE ...]
             [--coordinator HOST:PORT --processes N --process I] [--distributed auto|on|off]
+            [--debug] [--profile]
             trains; the same command with the same workdir resumes; several processes, each
-            with this command, train one model: Slurm, Open MPI and TPU slices are recognised
+            with this command, train one model: Slurm, Open MPI and TPU slices are recognised;
+            --debug checks every batch, --profile traces two steps and sums up the stages
   supervise [--processes 1] [--restarts 0] -- train ...
             runs the processes of one run on this machine, and starts all of them again when
             one is killed, which resumes
@@ -116,8 +118,15 @@ def _train(argv: list[str]) -> None:
         flags.DEFINE_integer("processes", None, "of this run", lower_bound=1, flag_values=v)
         flags.DEFINE_integer("process", None, "index of this one", lower_bound=0, flag_values=v)
 
+        flags.DEFINE_boolean("debug", False, "config.debug", flag_values=v)
+        flags.DEFINE_boolean("profile", False, "config.log.profile=2", flag_values=v)
+
     values = _flags("train", argv, define, config=True)
     _need(values, "train", "config", "workdir")
+    if values.debug:
+        values.config.debug = True
+    if values.profile:
+        values.config.log.profile = values.config.log.profile or 2
     from rlpt import distributed
 
     distributed.initialize(values.distributed, values.coordinator, values.processes, values.process)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import compare, gpu, lanes, scaling, step
+from benchmarks import compare, gpu, lanes, overlap, scaling, step
 from rlpt import build
 from rlpt.models import transformer
 
@@ -228,3 +228,15 @@ def test_one_accelerator_against_its_own_limits(monkeypatch):
     assert decode["bound_s"] * out["bandwidth"] == pytest.approx(read), "weights and cache"
     assert update["blocks"] == 2 and update["flops"] > 0, update
     assert update["share_of_matmul_rate"] == update["bound_s"] / update["s"]
+
+
+def test_overlap_runs_each_verifier_with_and_without(tmp_path, capsys):
+    flags = ["--steps", "4", "--warmup", "1", "--rounds", "1", "--json", str(tmp_path / "o.json")]
+    found = overlap.main([*TINY, *flags])
+    assert json.loads((tmp_path / "o.json").read_text()) == found
+    assert set(found["summary"]) == {
+        f"{verifier}, overlap={n}" for verifier in ("sleeps", "computes") for n in (0, 1)
+    }
+    for row in found["summary"].values():
+        assert row["step_s"] >= row["rollout_and_wait_s"] > 0
+    assert "computes, overlap=1" in capsys.readouterr().out
