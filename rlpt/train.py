@@ -128,7 +128,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         # ---- what is trained on, and what
         sources, held_out = build.load_tasks(config)
         given = [p for source in sources for p in source.prompts] + held_out
-        good = {p.id for p in pool.check_gold(given, tasks_build.skipping(config.tasks))}
+        read = [p.id for p in pool.check_gold(given, tasks_build.skipping(config.tasks))]
+        good = set(distributed.join(read if primary else []))  # the same rows in every process
         held_out = [p for p in held_out if p.id in good]
         for i, source in enumerate(sources):
             kept = [p for p in source.prompts if p.id in good]
