@@ -19,7 +19,7 @@ methods=(
   tests/test_{noise,noise_gradients,rewards,scorers,tree,verifiers_outcomes}.py
 )
 faults=(
-  tests/test_{checkpoint,code,confined,distributed,embedded_judge,fuzz,judge,sandbox}.py
+  tests/test_{checkpoint,code,confined,distributed,embedded_judge,faults,fuzz,judge,sandbox}.py
   tests/test_{verifiers,workdir}.py
 )
 pages=(tests/test_{benchmarks,docs,doctor,evaluate,launch,report,serve,sweep}.py)
