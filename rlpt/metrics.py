@@ -167,7 +167,8 @@ class _Lines:
             raise OSError(e.errno, f"{e.strerror}, while writing", str(self._path)) from e
 
     def close(self) -> None:
-        self._file.close()
+        with self._named():  # what a failed append has left in the buffer is tried again
+            self._file.close()
 
     def __enter__(self) -> _Lines:
         return self
