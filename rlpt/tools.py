@@ -572,19 +572,28 @@ class Tools:
             found = self.pool.verify([t for t, _ in pairs], [p for _, p in pairs])
         return [{k: dataclasses.astuple(v) for k, v in row.items()} for row in found]
 
-    def verify(self, batch: Batch) -> Batch:
+    def verify(
+        self,
+        batch: Batch,
+        meta: collections.abc.Mapping[tuple[int, int], dict[str, tp.Any]] | None = None,
+    ) -> Batch:
         """Judges the live rows: columns verdict/<name>, row_mask, text.verdicts, outcomes.
 
         A verdict that is missing counts as config.missing says; where that is `mask`,
         the row leaves statistics and loss.  With `defer` the verdicts are made in the
         background, and are there after `settle`.
+
+        meta: (block, row) -> what verifiers get to know beside its text, `Trajectory.meta`.
         """
         table, text = batch.table, batch.text
         live = [(i, j) for i, j in np.ndindex(*table["row_mask"].shape) if table["row_mask"][i, j]]
         pairs = [
             (
                 Trajectory(
-                    text.completions[i][j], text.prompt_text[i], bool(table["truncated"][i, j])
+                    text.completions[i][j],
+                    text.prompt_text[i],
+                    bool(table["truncated"][i, j]),
+                    (meta or {}).get((i, j), {}),
                 ),
                 tp.cast(Prompt, text.prompts[i]),
             )
