@@ -151,12 +151,20 @@ def abstract_table(config: tp.Any) -> Table:
         table[name] = jax.ShapeDtypeStruct(tuple(size[a] for a in axes), dtypes[kind])
     for v in config.verifiers:
         table[f"verdict/{v['name']}"] = jax.ShapeDtypeStruct((p, size["G"]), jnp.float32)
-    # A rollout that makes further columns says so: fn.columns = {name: (axes, kind)}, the axes as
-    # in columns.LEGEND, the kind one of i, b and f.
-    own = getattr(config_lib.find("rollouts", config.rollout.fn), "columns", {})
-    for name, (axes, kind) in own.items():
-        table[name] = jax.ShapeDtypeStruct(tuple(size[a] for a in axes), dtypes[kind])
+    for name, (axes, kind) in rollout_columns(config).items():
+        table[name] = jax.ShapeDtypeStruct(tuple(size.get(a, 5) for a in axes), dtypes[kind])
     return table
+
+
+def rollout_columns(config: tp.Any) -> dict[str, tuple[str, str]]:
+    """The columns that the rollout makes beside the usual ones: {name: (axes, kind)}.
+
+    A rollout says so with fn.columns, the axes as in columns.LEGEND, any other letter being an axis
+    of its own, the kind one of i, b and f; one whose columns depend on its settings, with a function
+    of config.rollout.options.
+    """
+    own = getattr(config_lib.find("rollouts", config.rollout.fn), "columns", {})
+    return own(**config.rollout.options) if callable(own) else own
 
 
 def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]]:
