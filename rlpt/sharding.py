@@ -16,6 +16,7 @@ import typing as tp
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
@@ -68,8 +69,9 @@ def make_mesh(sizes: tp.Mapping[str, int], devices: tp.Sequence[jax.Device] | No
             f"mesh: got {dict(sizes)}, expected sizes >= 1, or one -1 for what is left, whose "
             f"product is the number of devices, {count}"
         )
-    auto = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(shape), AXES, axis_types=auto, devices=devices)
+    # jax.make_mesh refuses, on most TPUs, an axis that is a part of an axis of the torus.
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

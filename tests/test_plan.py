@@ -172,6 +172,28 @@ def test_wrong_topologies_are_named(topology):
         chips.find(topology)
 
 
+def test_bytes_beyond_32_bits_are_counted():
+    whole = sharding.everywhere(sharding.make_mesh({"data": 1}, jax.devices()[:1]))
+    cache = jax.ShapeDtypeStruct((2**20, 2**12), jnp.bfloat16, sharding=whole)
+    assert programs.local_bytes([cache]) == 2**33
+
+
+class _Chip:
+    """A device of a 4x4 torus, as far as the order of a mesh asks."""
+
+    platform, device_kind, process_index, core_on_chip = "tpu", "TPU v6 lite", 0, 0
+
+    def __init__(self, number):
+        self.id, self.coords = number, (number % 4, number // 4, 0)
+
+
+def test_a_mesh_may_cut_an_axis_of_the_torus():
+    mesh = sharding.make_mesh({"fsdp": 8, "model": 2}, [_Chip(i) for i in range(16)])
+    assert mesh.shape == {"data": 1, "fsdp": 8, "model": 2}
+    for first, second in mesh.devices[0]:
+        assert sum(abs(a - b) for a, b in zip(first.coords, second.coords, strict=True)) == 1
+
+
 def test_shapes_of_published_models(tmp_path):
     billions = {"Qwen3-1.7B": 1.72, "Qwen3-8B": 8.19, "Llama-3-70B": 70.55}
     for name, expected in billions.items():

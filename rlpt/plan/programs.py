@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 import typing as tp
 
@@ -13,7 +14,6 @@ from jax.sharding import Mesh
 
 from rlpt import build, generate, learner, sharding
 from rlpt import columns as columns_lib
-from rlpt import config as config_lib
 from rlpt.config import ConfigError
 from rlpt.models import lora, transformer
 from rlpt.models.transformer import ModelConfig
@@ -117,7 +117,7 @@ class Abstract:
     def batch(self) -> columns_lib.Table:
         """What a rollout makes, and the log-probs that are asked for."""
         table = {}
-        own = getattr(config_lib.find("rollouts", self.config.rollout.fn), "columns", {})
+        own = build.rollout_columns(self.config)
         for name, column in build.abstract_table(self.config).items():
             axes = own[name][0] if name in own else columns_lib.LEGEND.get(name, ("PG",))[0]
             table[name] = self.array([self.sizes[a] for a in axes], column.dtype)
@@ -138,7 +138,7 @@ def _with(tree: Tree, shardings: Tree) -> Tree:
 def local_bytes(tree: Tree) -> int:
     """Bytes of the leaves on one device."""
     return sum(
-        int(jnp.dtype(x.dtype).itemsize) * int(jnp.prod(jnp.array(x.sharding.shard_shape(x.shape))))
+        jnp.dtype(x.dtype).itemsize * math.prod(x.sharding.shard_shape(x.shape))
         for x in jax.tree.leaves(tree)
         if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     )
