@@ -1,9 +1,9 @@
-"""Which completions give the same answer: columns for methods that reward variety.
+"""Which completions give the same answer: columns for methods that reward variety or agreement.
 
-Who a row agrees with is known best by a verifier that has parsed its answer.  Until one writes
-that, `of_completions` takes the whole completion for the answer: right where a reply is nothing
-but its answer, and never calls two answers the same that are not; but after a chain of thought
-hardly any two rows agree.
+Who a row agrees with is known best by a verifier that has parsed its answer: `of_verdict`.
+`of_completions` takes the whole completion for the answer: right where a reply is nothing but its
+answer, and never calls two answers the same that are not; but after a chain of thought hardly any
+two rows agree.
 """
 
 from __future__ import annotations
@@ -49,6 +49,29 @@ def of_completions(
         "answer_id": jnp.where(rows, first, -1).astype(jnp.int32),
         "answer_key": jnp.where(rows, key, -1),
     }
+
+
+def of_verdict(
+    answer: jax.Array, prompt_id: jax.Array, row_mask: jax.Array | None = None
+) -> dict[str, jax.Array]:
+    """Answers that a verifier has parsed: rows agree if it gave them the same number.
+
+    Args:
+      answer: [P,G] float32, integers in [1, 2**24), as of `verifiers.answer.answer`
+        (reads=dict(answer='verdict/<name>')); NaN or less than 1: no answer.
+      prompt_id: [P] int32.  row_mask: [P,G] bool.
+
+    Returns: answer_id [P,G] int32, that number, which is the same in every group and step;
+      answer_key [P,G] int32, a hash of prompt and answer in [0, 2**24); both -1 without an answer
+      and outside row_mask.
+    """
+    chex.assert_rank([answer, prompt_id], [2, 1])
+    rows = answer >= 1
+    rows = rows if row_mask is None else rows & row_mask
+    number = jnp.where(rows, answer, -1).astype(jnp.int32)
+    one = number[..., None]
+    key = (_draws.hashed(0, prompt_id, one, jnp.ones_like(one, bool)) * 2**24).astype(jnp.int32)
+    return {"answer_id": number, "answer_key": jnp.where(rows, key, -1)}
 
 
 def _visits_init() -> dict[str, jax.Array]:
