@@ -1,5 +1,6 @@
 """Rewards from agreement: worked numbers, what must not matter, answers as numbers."""
 
+import runpy
 import types
 
 import hypothesis
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt import evaluate
+from rlpt import build, evaluate
 from rlpt.advantages import group
 from rlpt.rewards import answers, consensus
 from rlpt.rollouts import views
@@ -17,6 +18,7 @@ from rlpt.tasks.base import Prompt, chat
 from rlpt.verifiers import answer as answer_lib
 from rlpt.verifiers import base
 from tests.numeric import both, close
+from tests.test_train import ROOT
 
 NAN = np.nan
 A, B, C, NONE = 11, 5, 70, -1
@@ -250,3 +252,9 @@ def test_numbers_become_columns():
     assert out["answer_id"][0].tolist() == [3, -1, 2**24 - 1, -1]
     counted, _ = jax.jit(answers.visits.update)(out["answer_key"], answers.visits.init())
     assert counted["answer_visits"].tolist()[0] == [1, 0, 1, 0]
+
+
+def test_the_arm_of_the_config():
+    config = runpy.run_path(str(ROOT / "configs/ttrl.py"))["get_config"]("srt")
+    assert [dict(s).get("threshold") for s in config.shaping if dict(s).get("threshold")] == [0.5]
+    build.check(config)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import runpy
 import types
 
 import jax
@@ -21,7 +22,7 @@ from rlpt.scorers import answers
 from rlpt.settings import missing_by_verifier
 from rlpt.tasks.base import Prompt, chat
 from tests.numeric import both, close
-from tests.test_train import toy
+from tests.test_train import ROOT, toy
 from tests.toy import starts_with_digit
 
 # ---- numbers
@@ -372,3 +373,9 @@ def test_columns_have_the_axes_that_they_declare(tools):
         assert table[name].ndim == real[name].ndim == len(axes)
         assert table[name].dtype == real[name].dtype, name
     assert table["answer_tokens"].shape[1] not in table["completion_tokens"].shape
+
+
+def test_the_arm_of_the_config():
+    config = runpy.run_path(str(ROOT / "configs/verifree.py"))["get_config"]("jepo")
+    assert config.advantage[0] == "likelihood.jepo"
+    build.check(config)

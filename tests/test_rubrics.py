@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import runpy
 import types
 
 import hypothesis
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlpt import build
 from rlpt.advantages import pairwise
 from rlpt.rewards import combine, rubrics
 from rlpt.rollouts import reference
@@ -20,6 +22,7 @@ from rlpt.testing import faulty_judge
 from rlpt.tools import Tools
 from rlpt.verifiers import _judge_client, base, judge, pool, rubric
 from tests.numeric import both, close
+from tests.test_train import ROOT
 
 NAN = np.nan
 SERVER = dict(base_url="http://127.0.0.1:1/v1", model="m")
@@ -405,3 +408,20 @@ def test_every_row_is_judged_against_one_of_its_group():
     assert (counts > 4).all() and len(counts) == 4, f"48 draws of 4 rows: {counts}"
     own = [t.meta["opponent"] == t.text for t, _ in seen]
     assert sum(own) == 48, "the reference meets itself, an equal"
+
+
+def test_configs_with_a_judge():
+    for name in ("rubrics_explicit", "rubrics_implicit", "brpo"):
+        get_config = runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]
+        config = get_config(f"url={SERVER['base_url']},model=big,key=JUDGE_API_KEY")
+        spec = config.verifiers[0]
+        assert (spec["model"], spec["api_key_env"]) == ("big", "JUDGE_API_KEY")
+        build.check(config)
+    own = dict(
+        runpy.run_path(str(ROOT / "configs/rubrics_explicit.py"))["get_config"]().verifiers[0]
+    )
+    settings = {k: own[k] for k in ("items", "base_url", "model")}
+    rows = [base.Trajectory(t) for t in ("12", "7 + 5 = 12", "So 12", "13", "it is 5 + 5")]
+    sums = [tasks_base.Prompt("p", tasks_base.chat("7 + 5 ="), "12")] * len(rows)
+    scores = [v.score for v in rubric.explicit(rows, sums, **settings)]
+    assert scores == pytest.approx([1.0, 1.7 / 2.6, 1.9 / 2.6, 1.6 / 2.6, 0.0])

@@ -29,7 +29,7 @@ def spliced(
         E[A_i grad log pi(z_i | x) + R_i grad log pi(y* | x, z_i)]
 
     Args:
-      advantages: [P,G] float32, such as of `group.rloo`.
+      advantages: [P,G] or [P,G,T] float32, such as of `group.rloo`.
       answer_weight: [P,G] float32.
       context_mask: [P,G,T] bool, the reasoning.
       answer_slot: [P,G] bool; False: the row has no such answer, and all of it is reasoning.
@@ -38,10 +38,11 @@ def spliced(
 
     Reference: Zhou et al., "VeriFree", arXiv:2505.21493.
     """
-    chex.assert_equal_shape([advantages, answer_weight, answer_slot])
-    chex.assert_equal_shape_prefix([advantages, context_mask], 2)
+    chex.assert_equal_shape([answer_weight, answer_slot])
+    chex.assert_equal_shape_prefix([advantages, answer_weight, context_mask], 2)
     reasoning = context_mask | ~answer_slot[..., None]
-    return jnp.where(reasoning, advantages[..., None], answer_weight[..., None])
+    own = advantages if advantages.ndim == 3 else advantages[..., None]
+    return jnp.where(reasoning, own, answer_weight[..., None])
 
 
 def jepo(likelihood: jax.Array, row_mask: jax.Array | None = None) -> dict[str, jax.Array]:
