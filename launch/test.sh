@@ -15,8 +15,8 @@ debian_packages="bubblewrap shellcheck" # a sandbox for verifiers; a linter for 
 
 # Stages of their own; what is not named here is the core.
 methods=(
-  tests/test_{advantages,bandit,branching,controllers,golden,identities,layouts,losses,methods}.py
-  tests/test_{noise,noise_gradients,rewards,scorers,tree,verifiers_outcomes}.py
+  tests/test_{advantages,bandit,branching,consensus,controllers,golden,identities,layouts,likelihood,losses,methods}.py
+  tests/test_{noise,noise_gradients,rewards,rubrics,scorers,tree,verifiers_outcomes}.py
 )
 faults=(
   tests/test_{checkpoint,code,confined,distributed,embedded_judge,faults,fuzz,judge,sandbox}.py

@@ -82,6 +82,15 @@ METHODS = {
     "adaptive entropy": "adaptive_entropy",
     "overlong completions": "overlong",
     "a model as the judge": "judge",
+    "rubrics, explicit": "rubrics_explicit",
+    "rubrics, implicit": "rubrics_implicit",
+    "BRPO": "brpo",
+    "RLPR": "rlpr",
+    "VeriFree": "verifree",
+    "log-likelihood of the answer": "log_likelihood",
+    "TTRL": "ttrl",
+    "EMPO": "empo",
+    "Co-Reward": "co_reward",
 }
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 MODEL = "toy:vocab=24,layers=1,width=16,heads=2,kv_heads=1,ff=16"
