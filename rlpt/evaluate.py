@@ -31,7 +31,7 @@ from rlpt.tasks import build as tasks_build
 from rlpt.tasks.base import Prompt
 from rlpt.tasks.stream import filter_long
 from rlpt.verifiers import base as verifiers_base
-from rlpt.verifiers import number
+from rlpt.verifiers.answer import canonical
 from rlpt.verifiers.pool import VerifierPool
 
 Sampler = collections.abc.Callable[
@@ -74,19 +74,6 @@ class Local:
             ]
             for i in range(len(prompts))
         ]
-
-
-def canonical(text: str) -> str | None:
-    r"""The answer that a completion votes for; None: none.
-
-    What stands in its last \boxed{}, or in its last <answer></answer>, or its last number;
-    numbers in one form (12, 12.0 and 24/2 are the same), other text without blanks.
-    """
-    span = verifiers_base.extract(text, "boxed") or verifiers_base.extract(text, "tag")
-    value = number.last_number(text) if span is None else number.to_fraction(span)
-    if value is not None:
-        return str(value)
-    return "".join(span.split()) or None if span else None
 
 
 def judge(
