@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt import build, evaluate
+from rlpt import build
 from rlpt.advantages import group
 from rlpt.rewards import answers, consensus
 from rlpt.rollouts import views
@@ -232,11 +232,6 @@ def test_equal_answers_have_one_number():
         found("3", extract="first")
     spread = {found(str(i)) for i in range(500)}
     assert len(spread) == 500 and max(spread) > 2**23
-
-
-@hypothesis.given(st.text(max_size=30) | st.from_regex(r"\\boxed\{[0-9./]{1,6}\}"))
-def test_answers_are_those_that_an_evaluation_counts(text):
-    assert answer_lib.canonical(text) == evaluate.canonical(text)
 
 
 def test_numbers_become_columns():
