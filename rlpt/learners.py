@@ -100,9 +100,18 @@ class Learners:
             self.frozen = base
             trained = self._placed(lora.init_lora(base, key, rank, config.model.lora.targets))
         read = reads.union(*(r.reads() for r in learners.values()), *(s.reads for s in scorers))
-        self.reference: Params = None
+        self._fixed_reference: Params = None
         if "ref_logp" in read:
-            self.reference = base if rank else jax.tree.map(jnp.copy, base)
+            reference = base if rank else jax.tree.map(jnp.copy, base)
+            if config.learner.reference_steps:  # it moves, and so is a state
+                self.states["reference"] = {"params": reference, "opt": ()}
+            else:
+                self._fixed_reference = reference
+        elif config.learner.reference_steps:
+            raise ConfigError(
+                f"config.learner.reference_steps: got {config.learner.reference_steps}, but "
+                "nothing reads ref_logp, so there is no reference; use ()"
+            )
         for name, learner in learners.items():
             if name != "policy":
                 trained = self._weights(self.entries[name]["source"], base, loaded)
@@ -122,6 +131,12 @@ class Learners:
     @property
     def policy(self) -> Learner:
         return self.learners["policy"]
+
+    @property
+    def reference(self) -> Params:
+        """The parameters behind ref_logp; None: nothing reads it."""
+        moving = self.states.get("reference")
+        return self._fixed_reference if moving is None else moving["params"]
 
     def _runner(self, name: str) -> Learner:
         return self.policy if name == "reference" else self.learners[name]
@@ -221,6 +236,9 @@ class Learners:
                 (self.config.seed, step, i) if i else (self.config.seed, step),
             )
             metrics |= new
+        if when == "after_credit" and step + 1 in self.config.learner.reference_steps:
+            copy = jax.tree.map(jnp.copy, self.states["policy"]["params"])
+            self.states["reference"] = {"params": copy, "opt": ()}
         return metrics
 
 

@@ -78,6 +78,7 @@ def default() -> tp.Any:
         old_logp="auto",  # auto, recompute, sampler
         skip_zero_advantage=True,
         start=0,  # the first step that updates the policy; later than 0: critics get ahead
+        reference_steps=(),  # steps at whose start the reference becomes a copy of the policy
     )
     c.learners = ml_collections.ConfigDict()  # name -> what differs from `LEARNER`
     c.optim = dict(
@@ -266,6 +267,16 @@ def validate(config: tp.Any) -> None:
         raise ConfigError(
             "config.learner.old_logp: 'sampler' with top_k, top_p or min_p: the sampler's "
             "log-probs are of the truncated law, the ratio's numerator is not; use 'recompute'"
+        )
+    moves = tuple(config.learner.reference_steps)
+    if any(type(x) is not int or x < 1 for x in moves) or list(moves) != sorted(set(moves)):
+        raise ConfigError(
+            f"config.learner.reference_steps: got {moves}, expected increasing steps >= 1"
+        )
+    if moves and config.model.lora.rank:
+        raise ConfigError(
+            "config.learner.reference_steps: with model.lora.rank the reference is the base model, "
+            "which does not move; use () or rank 0"
         )
     if not config.loss:
         raise ConfigError("config.loss: got (), expected at least one term")
