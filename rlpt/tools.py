@@ -136,6 +136,7 @@ class Tools:
         temperature: float | None = None,
         prefixes: collections.abc.Sequence[collections.abc.Sequence[int]] | None = None,
         max_tokens: int | None = None,
+        until: collections.abc.Sequence[str] = (),
     ) -> Batch:
         """Samples `group` completions of every prompt. items: None is an empty block.
 
@@ -150,6 +151,10 @@ class Tools:
         max_tokens: of a completion, at most, prefix not counted; the table is that wide.  Default:
         what the prefix leaves of the largest bucket, in a table as wide as that bucket.
 
+        until: strings behind which a completion ends too.  They are looked for behind the prefix
+        alone, and stay in the text: such as the end of a step, or of a call of a tool, from where
+        a further call of `generate` goes on.
+
         Raises: ValueError for a prefix that leaves no room or contains a stop string.
         """
         s = self.sampling
@@ -158,6 +163,8 @@ class Tools:
         starts = [list(x) for x in prefixes] if prefixes is not None else [[] for _ in items]
         room = [self.width - len(x) if max_tokens is None else max_tokens for x in starts]
         self._check_prefixes(items, starts, room, stops)
+        nothing: list[list[int]] = [[] for _ in items]
+        ends = [e for e in ((starts, stops), (nothing, tuple(until))) if e[1]]
         rows = [self.encode(i[0]) + x if i else [] for i, x in zip(items, starts, strict=True)]
         widths = self.contexts if any(starts) else s.prompt_buckets
         length = bucket(max(map(len, rows), default=0), widths, "prompt")
@@ -194,15 +201,15 @@ class Tools:
             offset=[len(x) for x in starts],
             mesh=self.mesh,
             dtype=jnp.dtype(s.dtype),
-            check=(lambda t, n, d: d | self._stopped(t, n, d, starts, stops)) if stops else None,
+            check=(lambda t, n, d: self._ended(t, n, d, ends)) if ends else None,
             check_every=_CHECK_EVERY,
         )
         table: Table = {k: np.array(v) for k, v in sharding.fetch(out).items()}
         over = np.arange(width) >= np.array(room)[:, None, None]
         table["truncated"] |= (table["completion_mask"] & over).any(-1)
         _cut(table, over, pad)
-        if stops:
-            self._cut_at_stop(table, starts, stops)
+        for begins, strings in ends:
+            self._cut_at_stop(table, begins, strings)
         if max_tokens is None and width < self.width:
             more = ((0, 0), (0, 0), (0, self.width - width))
             for name, fill in (
@@ -307,6 +314,18 @@ class Tools:
             new, decode = row[-tail:], self.tokenizer.decode
             out[i, j] = any(s in decode(new) and s in decode(row) for s in stops)
         return out
+
+    def _ended(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        done: np.ndarray,
+        ends: list[tuple[list[list[int]], tuple[str, ...]]],
+    ) -> np.ndarray:
+        """Which rows are done. ends: what rows begin with, and the strings that end such rows."""
+        for starts, strings in ends:
+            done = done | self._stopped(tokens, lengths, done, starts, strings)
+        return done
 
     def _cut_at_stop(self, table: Table, starts: list[list[int]], stops: tuple[str, ...]) -> None:
         """Ends rows after the token that completes a stop string."""
@@ -565,6 +584,19 @@ class Tools:
         """
         pairs = list(zip(trajectories, prompts, strict=True))
         return _verdicts(distributed.join(self._judge(distributed.part(pairs))))
+
+    def ask(
+        self,
+        name: str,
+        texts: collections.abc.Sequence[str],
+        prompts: collections.abc.Sequence[Prompt],
+    ) -> list[Verdict]:
+        """What the verifier `name` says of each text: a tool of a call, a judge of a beginning.
+
+        Raises: ConfigError where the config has no such verifier.
+        """
+        asked = [dataclasses.replace(p, verifier=name) for p in prompts]
+        return [row[name] for row in self.judge([Trajectory(t) for t in texts], asked)]
 
     def _judge(self, pairs: collections.abc.Sequence[tuple[Trajectory, Prompt]]) -> list[tp.Any]:
         """Verdicts as JSON; one call at a time."""

@@ -58,6 +58,7 @@ class Traits:
     batch: rows in one call, for verifiers over many rows; 0: all rows at once.
     gold: gold(prompt, **settings) raises ValueError for a reference that the
       verifier could not read; None: every reference will do.
+    on_request: asked only where `Prompt.verifier` names it, as a tool that a rollout calls is.
     """
 
     pure: bool = False
@@ -65,6 +66,7 @@ class Traits:
     high: float = 1.0
     batch: int = 64
     gold: collections.abc.Callable[..., tp.Any] | None = None
+    on_request: bool = False
 
 
 def traits(**noted: tp.Any) -> collections.abc.Callable[[F], F]:

@@ -43,6 +43,7 @@ class _Spec:
     high: float
     batch: int  # rows a call; 0: all
     pure: bool
+    on_request: bool
 
 
 @dataclasses.dataclass(eq=False)
@@ -241,7 +242,7 @@ class VerifierPool:
 
     def _specs_for(self, prompt: tasks_base.Prompt) -> list[int]:
         if not prompt.verifier:
-            return list(range(len(self.specs)))
+            return [i for i, spec in enumerate(self.specs) if not spec.on_request]
         found = [i for i, spec in enumerate(self.specs) if spec.name == prompt.verifier]
         if not found:
             raise config.ConfigError(
@@ -489,7 +490,9 @@ def _checked_specs(
             raise config.ConfigError(
                 f"verifiers: two are named {name!r}; give each its own name='...'"
             )
-        checked.append(_Spec(name, fn_name, settings, low, high, batch, traits.pure))
+        checked.append(
+            _Spec(name, fn_name, settings, low, high, batch, traits.pure, traits.on_request)
+        )
     if not checked:
         raise config.ConfigError("verifiers: none given; expected at least one dict(fn=...)")
     return tuple(checked)
