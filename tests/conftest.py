@@ -15,8 +15,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Read by jax when it is imported, and by the processes that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "runs/.jax_cache"))
-# Tiny programs: nearly all of the time would go into compiling them well.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Tiny programs: nearly all of the time would go into compiling them well. With its emitters for
+# fusions XLA takes four times as long to compile an update for a CPU. RLPT_TEST_XLA=1: as users do.
+if os.environ.get("RLPT_TEST_XLA") != "1":
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    given = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_use_fusion_emitters" not in given:
+        os.environ["XLA_FLAGS"] = f"{given} --xla_cpu_use_fusion_emitters=false".strip()
 
 # Compilation makes a first example slow; CI looks at the same examples every time.
 hypothesis.settings.register_profile("rlpt", deadline=None, derandomize="CI" in os.environ)

@@ -1,7 +1,15 @@
 """Running a method as a notebook and as a trainer would, for the tests of the mathematics."""
 
+import os
+
 import jax
 import numpy as np
+
+
+def devices(count):
+    """XLA_FLAGS of a child process in which the CPU is so many devices."""
+    given = os.environ.get("XLA_FLAGS", "")
+    return f"{given} --xla_force_host_platform_device_count={count}".strip()
 
 
 def both(fn, *columns, atol=1e-6, **settings):

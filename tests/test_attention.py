@@ -16,6 +16,7 @@ import pytest
 from rlpt.models import attention, transformer
 from rlpt.models.attention import Part
 from rlpt.models.transformer import ModelConfig
+from tests.numeric import devices
 
 ROOT = pathlib.Path(__file__).parents[1]
 CFG = ModelConfig(
@@ -154,7 +155,7 @@ np.testing.assert_allclose(jnp.where(real, out, 0), jnp.where(real, expected, 0)
 
 
 def test_splash_on_a_mesh():
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = {**os.environ, "XLA_FLAGS": devices(4)}
     done = subprocess.run(
         [sys.executable, "-c", SHARDED], env=env, cwd=ROOT, text=True, capture_output=True
     )

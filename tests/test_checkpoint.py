@@ -19,6 +19,7 @@ import pytest
 
 from rlpt import checkpoint
 from rlpt.checkpoint import Checkpointer, CheckpointError, IdentityError
+from tests.numeric import devices
 
 HOST = {"stream": {"epoch": 1, "order": [3, 1, 2]}, "rng": 2**127 + 1, "ema": 0.1, "note": "é"}
 
@@ -514,7 +515,7 @@ def test_two_processes_agree_on_what_is_good(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": devices(2), "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", TWO, str(rank), str(port), str(tmp_path / "checkpoints")],

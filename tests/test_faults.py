@@ -26,6 +26,7 @@ from rlpt import train as train_lib
 from rlpt.checkpoint import Checkpointer, CheckpointError
 from rlpt.models.load import load
 from rlpt.policy import load_policy
+from tests.numeric import devices
 from tests.test_train import toy
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -556,8 +557,7 @@ def test_row_10_nothing_to_learn_from_is_no_nan(case, tmp_path):
 
 def test_row_12_more_devices_go_on_from_one(half, whole, tmp_path):
     half.rename(tmp_path / "run")
-    flags = "--xla_force_host_platform_device_count=2"
-    process = start(tmp_path, env={"XLA_FLAGS": flags})
+    process = start(tmp_path, env={"XLA_FLAGS": devices(2)})
     out = output(process)
     assert process.returncode == 0 and f"resume   at step {STEPS - 2} of" in out, out
     got, want = (load_policy(str(w)).params for w in (tmp_path / "run", whole()))

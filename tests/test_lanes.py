@@ -17,6 +17,7 @@ from rlpt import tools as tools_lib
 from rlpt.models import transformer
 from rlpt.models.load import load
 from rlpt.tasks import base
+from tests.numeric import devices
 
 P, G, L, T, V = 4, 6, 9, 40, 300
 CFG = transformer.ModelConfig(  # the second layer sees five positions, as in Gemma
@@ -237,7 +238,7 @@ def test_on_eight_devices():
     env = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": devices(8),
         "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
     }
     done = subprocess.run(

@@ -27,6 +27,7 @@ from rlpt import metrics as metrics_lib
 from rlpt import train as train_lib
 from rlpt.checkpoint import Checkpointer
 from rlpt.models import lora, transformer
+from tests.numeric import devices
 
 CONFIG = transformer.ModelConfig(
     vocab_size=33,  # odd, as vocabularies are
@@ -325,7 +326,7 @@ EIGHT = [name for name in list(globals()) if name.startswith("eight_")]
 def outcomes():
     """{function: traceback or ""} of all functions above, run with eight devices."""
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": devices(8),
         "JAX_PLATFORMS": "cpu",
     }
     root = pathlib.Path(__file__).parents[1]

@@ -28,6 +28,7 @@ from rlpt.models import hf, leaves, lora, transformer
 from rlpt.models import load as load_lib
 from rlpt.models.hf.weights import hf_slots
 from rlpt.models.transformer import ModelConfig
+from tests.numeric import devices
 
 ROOT = pathlib.Path(__file__).parents[1]
 MB = 1 << 20
@@ -183,7 +184,7 @@ def reports():
             s.bind(("localhost", 0))
             port = s.getsockname()[1]
         env = os.environ | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": devices(4),
             "JAX_PLATFORMS": "cpu",
             "RLPT_COORDINATOR": f"localhost:{port}",
             "RLPT_PROCESSES": "2",
@@ -263,7 +264,7 @@ def eight_devices(directory):
 def test_no_model_of_a_run_is_read_whole(small):
     directory, _ = small
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": devices(8),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
