@@ -27,7 +27,7 @@ HALF = "lr_1e-5-seed0", 6  # the run and its step
 def start(out: pathlib.Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "rlpt.cli", "sweep", SWEEP, "--out", str(out), *more],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, start_new_session=True,
+        cwd=ROOT, text=True, stdout=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -60,7 +60,9 @@ def main() -> None:
             if process.poll() is not None:
                 raise RuntimeError(f"the sweep ended before step {step} of {name}")
             time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGKILL)
+        runs = subprocess.run(["pgrep", "-P", str(process.pid)], text=True, capture_output=True)
+        for pid in (process.pid, *map(int, runs.stdout.split())):  # the sweep first: it starts no other
+            os.kill(pid, signal.SIGKILL)
         process.wait()
         done = sorted(p.parent.name for p in (out / "broken").glob("*/summary.json"))
         killed = {"at": [name, last_step(out / "broken" / name)], "finished": done}
