@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections.abc
 import functools
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -277,6 +279,23 @@ def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:
     if any(callable(v) for v in bound.numbers.values()):
         raise ConfigError("config.rollout.options: got a schedule, expected plain values")
     return functools.partial(bound.fn, **bound.static, **bound.numbers_at(0))
+
+
+def completion_of(config: tp.Any) -> collections.abc.Callable[..., tp.Any] | None:
+    """How an evaluation completes prompts; None: with one call of `Tools.generate`.
+
+    A rollout whose completions take more than that, such as a tool's answers or a search, notes how
+    one is made: fn.complete(tools, items, *, group, step, purpose, temperature, ...), with settings
+    of the rollout behind these.
+    """
+    fn = config_lib.find("rollouts", config.rollout.fn)
+    complete = getattr(fn, "complete", None)
+    if complete is None:
+        return None
+    own = inspect.signature(complete).parameters
+    return functools.partial(
+        complete, **{k: v for k, v in config.rollout.options.items() if k in own}
+    )
 
 
 def load_tasks(config: tp.Any) -> tuple[list[Source], list[Prompt]]:

@@ -24,7 +24,7 @@ USAGE = """usage: rlpt COMMAND [flags]
   sample    --model SOURCE --prompt TEXT [--system TEXT] [--n 1] [--temperature 1.0]
             [--max_tokens 64] [--seed 0] [--top_k 0] [--top_p 1.0] [--min_p 0.0] [--stop TEXT]
   evaluate  --model SOURCE [--config FILE.py[:ARG]] [--out FILE.json] [--base FILE.json]
-            [--best_of VERIFIER] [--cot VERIFIER] [--cache DIR] [--model_name NAME]
+            [--best_of VERIFIER] [--cot VERIFIER] [--plain] [--cache DIR] [--model_name NAME]
             held-out accuracy of a model on the tasks of a config, prompt by prompt: the same
             command goes on where it was interrupted; --base compares with an earlier result
   evaluate  compare NEW.json BASE.json [--out FILE.json]
@@ -210,6 +210,10 @@ def _evaluate(argv: list[str]) -> None:
         flags.DEFINE_string("base", None, "result to compare with", flag_values=v)
         flags.DEFINE_string("best_of", "", "verifier that chooses for best@k", flag_values=v)
         flags.DEFINE_string("cot", "", "verifier of the reasoning, for cot_pass@k", flag_values=v)
+        flags.DEFINE_boolean(
+            "plain", False, "sample without the tool or the search of the config's rollout",
+            flag_values=v,
+        )  # fmt: skip
         flags.DEFINE_string(
             "cache", None, "directory of journals; '' keeps none (default: in the user's cache)",
             flag_values=v,
@@ -232,7 +236,7 @@ def _evaluate(argv: list[str]) -> None:
         config = policy.workdir_config(values.model)
     base = evaluate.read_result(values.base) if values.base else None  # before the work
     result = evaluate.evaluate_source(
-        config, values.model, best_of=values.best_of, cot=values.cot,
+        config, values.model, best_of=values.best_of, cot=values.cot, plain=values.plain,
         cache=evaluate.cache_directory() if values.cache is None else values.cache,
         model_name=values.model_name, api_key_env=values.api_key_env,
     )  # fmt: skip

@@ -41,26 +41,37 @@ Verify = collections.abc.Callable[
     [list[verifiers_base.Trajectory], list[Prompt]],
     collections.abc.Sequence[collections.abc.Mapping[str, verifiers_base.Verdict]],
 ]
+Complete = collections.abc.Callable[..., tools_lib.Batch]
 Row = dict[str, tp.Any]  # what is known of a prompt, as JSON: see `judge`
-BRIEF = ("correct", "samples", "sample", "greedy", "greedy_text")  # of a row, for the trainer's log
+# Of a row, for the trainer's log.
+BRIEF = ("correct", "samples", "sample", "chosen", "greedy", "greedy_text")
 CONFIDENCE = "confidence.confidence"  # the verifier whose score is a stated confidence
 
 
 @dataclasses.dataclass(frozen=True)
 class Local:
-    """Samples with a model in this process. blocks: prompts in a batch, empty ones filled up."""
+    """Samples with a model in this process. blocks: prompts in a batch, empty ones filled up.
+
+    complete: of `build.completion_of`.
+    """
 
     tools: tools_lib.Tools
     blocks: int
+    complete: Complete | None = None
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the first completion of a prompt is the best by what made them."""
+        return getattr(getattr(self.complete, "func", self.complete), "ranked", False)
 
     def __call__(
         self, prompts: collections.abc.Sequence[Prompt], n: int, temperature: float
     ) -> list[list[Completion]]:
         items: list[tp.Any] = [(p, 0) for p in prompts]
         items += [None] * (self.blocks - len(items))
-        batch = self.tools.generate(
-            items, group=n, step=0, purpose=tools_lib.EVALUATE, temperature=temperature
-        )
+        tools = self.tools
+        make = functools.partial(self.complete, tools) if self.complete else tools.generate
+        batch = make(items, group=n, step=0, purpose=tools_lib.EVALUATE, temperature=temperature)
         lengths = batch.table["completion_mask"].sum(-1)
         return [
             [
@@ -91,8 +102,8 @@ def judge(
     Args: as `evaluate`; verify: as `VerifierPool.verify`; prompts: one batch.
     Returns: a row a prompt: correct (number), samples, sample (the first text), hits [bool],
       answers (`canonical`), verdicts {verifier: [[score, outcome]]}, tokens, truncated, one a
-      completion; and greedy (bool), greedy_text. Without samples, verdicts, tokens and
-      truncated are of the greedy completion.
+      completion; chosen (bool): of a search, that it puts first; and greedy (bool), greedy_text.
+      Without samples, verdicts, tokens and truncated are of the greedy completion.
     """
     rows: list[Row] = [{"task": p.task} for p in prompts]
     for sampled, n, heat in ((True, samples, temperature), (False, int(greedy), 0.0)):
@@ -118,6 +129,8 @@ def judge(
             if sampled:
                 row |= {"correct": sum(hits), "samples": n, "sample": group[0].text, "hits": hits}
                 row["answers"] = [canonical(c.text) for c in group]
+                if getattr(sampler, "ranked", False):
+                    row["chosen"] = hits[0]
             else:
                 row |= {"greedy": hits[0], "greedy_text": group[0].text}
     return rows
@@ -128,9 +141,10 @@ def measures(
 ) -> dict[str, np.ndarray]:
     """The numbers whose means are the result: {measure: [N], one a prompt}.
 
-    pass@k and, for k > 1, pass^k, maj@k and best@k for k in powers of two and n, the number of
-    samples; avg@n, the share of correct samples, which pass@1 equals; cot_pass@k; greedy.
-    Only those that the rows allow: maj@k needs an answer in at least one completion.
+    pass@k and, for k > 1, pass^k, maj@k, best@k for k in powers of two and n, the
+    number of samples; avg@n, the share of correct samples, which pass@1 equals; cot_pass@k; chosen,
+    the completion that a search puts first; greedy.  Only those that the rows allow: maj@k needs an
+    answer in at least one completion.
 
     Args:
       rows: of `judge`, all with the same number of samples, or only with what is in BRIEF.
@@ -146,14 +160,15 @@ def measures(
         out |= {f"pass@{k}": statistics.pass_at_k(n, correct, k) for k in ks}
         out |= {f"pass^{k}": statistics.pass_all_k(n, correct, k) for k in ks[1:]}
         out[f"avg@{n}"] = correct / n
-        if any(a is not None for r in rows for a in r.get("answers", ())):
-            vote = statistics.majority_at_k
+        answered = any(a is not None for r in rows for a in r.get("answers", ()))
+        if answered:
+            majority = statistics.majority_at_k
             for k in ks[1:]:
-                out[f"maj@{k}"] = np.array([vote(r["hits"], r["answers"], k) for r in rows])
+                out[f"maj@{k}"] = np.array([majority(r["hits"], r["answers"], k) for r in rows])
         if best_of:
             scores = [[s for s, _ in _verdicts(r, best_of)] for r in rows]
+            each = list(zip(rows, scores, strict=True))
             for k in ks[1:]:
-                each = zip(rows, scores, strict=True)
                 out[f"best@{k}"] = np.array(
                     [statistics.best_of_k(r["hits"], s, k) for r, s in each]
                 )
@@ -165,8 +180,9 @@ def measures(
                 ]
             )
             out |= {f"cot_pass@{k}": statistics.pass_at_k(n, sound, k) for k in ks}
-    if "greedy" in rows[0]:
-        out["greedy"] = np.array([r["greedy"] for r in rows], float)
+    for name in ("chosen", "greedy"):
+        if name in rows[0]:
+            out[name] = np.array([r[name] for r in rows], float)
     return out
 
 
@@ -178,7 +194,8 @@ def _verdicts(row: Row, name: str) -> list[tuple[float | None, str]]:
 def summary(rows: collections.abc.Sequence[Row]) -> dict[str, tp.Any]:
     """pass@k and greedy, their intervals, lengths, truncation and outcomes: see `evaluate`."""
     result: dict[str, tp.Any] = {"prompts": len(rows), "samples": rows[0].get("samples", 0)}
-    shown = {k: v for k, v in measures(rows).items() if k == "greedy" or k.startswith("pass@")}
+    brief = ("pass@", "chosen", "greedy")
+    shown = {k: v for k, v in measures(rows).items() if k.startswith(brief)}
     result |= {k: float(v.mean()) for k, v in shown.items()}
     lengths = [t for r in rows for t in r["tokens"] if t is not None]
     if lengths:
@@ -213,6 +230,7 @@ def evaluate(
     greedy: bool = True,
     done: collections.abc.Callable[[int], None] | None = None,
     counted: collections.abc.Collection[str] | None = None,
+    complete: Complete | None = None,
 ) -> dict[str, tp.Any]:
     """Judges greedy and sampled completions of every prompt by the run's own verifiers.
 
@@ -222,6 +240,7 @@ def evaluate(
       blocks: prompts in a batch.  done: called with the number of prompts finished.
       counted: names of the verifiers that decide what is correct (`tools.counted_names`);
         None: all.
+      complete: how completions are made, of `build.completion_of`.
     Returns: pass@1, pass@k for k in powers of two up to samples and for samples, greedy
       (fractions), length (tokens), truncated (fraction), prompts, samples, outcomes, with
       several tasks `tasks`: {task: {"pass@1", "greedy"}}, and `per_prompt`: {id: {"correct",
@@ -233,8 +252,8 @@ def evaluate(
     for start in range(0, len(prompts), blocks):
         part = prompts[start : start + blocks]
         rows += judge(
-            Local(tools, blocks), tools.judge, part, samples=samples, temperature=temperature,
-            greedy=greedy, counted=counted,
+            Local(tools, blocks, complete), tools.judge, part, samples=samples,
+            temperature=temperature, greedy=greedy, counted=counted,
         )  # fmt: skip
         if done:
             done(len(part))
@@ -297,6 +316,7 @@ def evaluate_source(
     *,
     best_of: str = "",
     cot: str = "",
+    plain: bool = False,
     cache: str | os.PathLike[str] | None = None,
     model_name: str = "",
     api_key_env: str = "OPENAI_API_KEY",
@@ -308,6 +328,8 @@ def evaluate_source(
         server (http://127.0.0.1:8000/v1), whose chat template is then used and whose model is
         `model_name`.
       best_of, cot: names of verifiers of the config, see `measures`.
+      plain: completions are plain samples where the config's rollout makes them with a tool or by
+        search; a server's are plain in any case.
       cache: directory of journals, one for each (model, task, settings, code) by hash; None:
         none is kept.  What a server has behind a model's name cannot be hashed: its name is.
       api_key_env: environment variable with the server's key.
@@ -346,8 +368,11 @@ def evaluate_source(
             prompts, _ = filter_long(
                 prompts, lambda p: len(tools.encode(p)), tools.max_prompt, config.too_long
             )
-            sampler = Local(tools, blocks)
+            complete = None if plain else build.completion_of(config)
+            sampler = Local(tools, blocks, complete)
         key = evaluation_key(config, model, prompts)
+        if isinstance(sampler, Local) and sampler.complete:
+            key["completion"] = checkpoint.fingerprint(json.loads(config.rollout.to_json()))
         path = pathlib.Path(cache) / f"{checkpoint.fingerprint(key)}.jsonl" if cache else None
         journal = Journal(path, key)
         missing = [p for p in prompts if p.id not in journal.rows]

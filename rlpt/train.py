@@ -149,6 +149,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             [v["name"] for v in config.verifiers], root, mesh,
         )  # fmt: skip
         counted = tools_lib.counted_names(config.verifiers)
+        complete = build.completion_of(config)
         length = lambda p: len(tools.encode(p))  # noqa: E731
         dropped = 0
         for i, source in enumerate(sources):
@@ -225,6 +226,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     blocks=config.eval.blocks or config.rollout.prompts,
                     done=advance,
                     counted=counted,
+                    complete=complete,
                 )
             per_prompt = result.pop("per_prompt")
             work.write_json(f"eval_{step}.json", {"step": step, **result, "per_prompt": per_prompt})
