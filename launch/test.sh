@@ -15,14 +15,16 @@ debian_packages="bubblewrap shellcheck" # a sandbox for verifiers; a linter for 
 
 # Stages of their own; what is not named here is the core.
 methods=(
-  tests/test_{advantages,bandit,branching,consensus,controllers,golden,identities,layouts,likelihood,losses,methods}.py
-  tests/test_{noise,noise_gradients,rewards,rubrics,scorers,tree,verifiers_outcomes}.py
+  tests/test_{advantages,bandit,branching,consensus,controllers,coverifiers,golden,guidance}.py
+  tests/test_{identities,layouts,likelihood,losses,methods,noise,noise_gradients}.py
+  tests/test_{preference,process,rewards,rubrics,scorers,tree,verifiers_outcomes}.py
+  tests/test_{search,selfplay,turns}.py
 )
 faults=(
   tests/test_{checkpoint,code,confined,distributed,embedded_judge,faults,fuzz,judge,sandbox}.py
   tests/test_{verifiers,workdir}.py
 )
-pages=(tests/test_{benchmarks,docs,doctor,evaluate,launch,report,serve,sweep}.py)
+pages=(tests/test_{benchmarks,docs,doctor,evaluate,evidence,launch,report,serve,sweep}.py)
 
 all=""
 options=(--durations=10)

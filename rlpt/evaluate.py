@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlpt import build, checkpoint, metrics, records, settings, statistics
+from rlpt import build, checkpoint, metrics, records, search, settings, statistics
 from rlpt import tools as tools_lib
 from rlpt.endpoint import Completion, Endpoint
 from rlpt.tasks import build as tasks_build
@@ -141,14 +141,15 @@ def measures(
 ) -> dict[str, np.ndarray]:
     """The numbers whose means are the result: {measure: [N], one a prompt}.
 
-    pass@k and, for k > 1, pass^k, maj@k, best@k for k in powers of two and n, the
+    pass@k and, for k > 1, pass^k, maj@k, best@k and weighted@k for k in powers of two and n, the
     number of samples; avg@n, the share of correct samples, which pass@1 equals; cot_pass@k; chosen,
     the completion that a search puts first; greedy.  Only those that the rows allow: maj@k needs an
     answer in at least one completion.
 
     Args:
       rows: of `judge`, all with the same number of samples, or only with what is in BRIEF.
-      best_of: name of the verifier whose score chooses the completion of best@k.
+      best_of: name of the verifier whose score chooses the completion of best@k, and is the
+        weight of its answer's vote in weighted@k.
       cot: name of a verifier that judges the reasoning: cot_pass@k is pass@k where a
         completion counts only if that one finds it correct too (Wen et al., arXiv 2506.14245).
     """
@@ -172,6 +173,11 @@ def measures(
                 out[f"best@{k}"] = np.array(
                     [statistics.best_of_k(r["hits"], s, k) for r, s in each]
                 )
+                if answered:
+                    weighted = search.weighted_at_k
+                    out[f"weighted@{k}"] = np.array(
+                        [weighted(r["hits"], r["answers"], s, k) for r, s in each]
+                    )
         if cot:
             sound = np.array(
                 [

@@ -82,6 +82,25 @@ METHODS = {
     "adaptive entropy": "adaptive_entropy",
     "overlong completions": "overlong",
     "a model as the judge": "judge",
+    "a calculator as a tool": "tool_calculator",
+    "IGPO": "igpo",
+    "step beam search": "beam",
+    "Absolute Zero": "absolute_zero",
+    "Guide-GRPO": "guide",
+    "Guide, TEMPO and backward correction": "guide_tempo",
+    "Scaf-GRPO": "scaf",
+    "RISE": "rise",
+    "LaSeR": "laser",
+    "Cooper": "cooper",
+    "SFT": "sft",
+    "DPO": "dpo",
+    "SimPO": "simpo",
+    "KTO": "kto",
+    "iterative DPO": "iterative_dpo",
+    "reward model": "reward_model",
+    "SFT, DPO, RLVR": "sft_dpo_rlvr",
+    "PURE": "pure",
+    "PRIME": "prime",
     "rubrics, explicit": "rubrics_explicit",
     "rubrics, implicit": "rubrics_implicit",
     "BRPO": "brpo",
@@ -207,7 +226,7 @@ def small(name):
     c.steps = 2
     c.model.source = MODEL
     c.rollout.prompts, c.rollout.group = 4 // c.rollout.group_blocks, 4
-    c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (4,)
+    c.sampling.completion_buckets = (4,)  # the prompts' are runlocal's, or what its prompts need
     c.optim.name, c.optim.lr, c.optim.warmup_steps, c.optim.weight_decay = "sgd", 0.1, 0, 0.0
     c.eval.prompts = c.pool.workers = 1
     c.eval.samples = c.eval.blocks = 4  # shapes that are compiled anyway
