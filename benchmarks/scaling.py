@@ -4,7 +4,7 @@
   python benchmarks/scaling.py --axes L V --steps 4
 
 runs benchmarks/step.py, prints a table for each axis, and writes benchmarks/results/scaling.json
-and scaling.png.  Axes that are not run keep what the file has of them, so that a long measurement
+and docs/scaling.png.  Axes that are not run keep what the file has of them, so that a long measurement
 can be made in parts.
 
 Times are minima over the steps.  `beyond_mb` is the peak of the process less what it was after the
@@ -25,6 +25,7 @@ import typing as tp
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"
+PICTURE = HERE.parent / "docs/scaling.png"
 BASE = {"prompts": 4, "group": 8, "prompt-len": 128, "completion-len": 64, "vocab": 8192}
 BASE |= {"layers": 2, "d-model": 128, "d-ff": 512}
 AXES: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -81,23 +82,25 @@ def plot(points: collections.abc.Mapping[str, list[Point]], path: pathlib.Path) 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(points), 3.2), layout="constrained")
+    rows = -(-len(points) // 3)
+    figure = Figure(figsize=(10, 3 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for i, (axis, found) in enumerate(points.items()):
-        left = figure.add_subplot(1, len(points), i + 1)
+        left = figure.add_subplot(rows, 3, i + 1)
         x = [p["value"] for p in found]
         for key, name in (("rollout_s_min", "rollout"), ("update_s_min", "update")):
             left.plot(x, [p[key] for p in found], "o-", label=f"{name}, s")
         right = left.twinx()
         right.plot(x, [p["beyond_mb"] for p in found], "s:", color="gray", label="memory, MB")
-        left.set_xscale("log", base=2)
         left.set_xlabel(f"{axis} ({AXES[axis][0]})")
+        left.locator_params(axis="x", nbins=4)
+        left.set_xlim(left=0)
         left.set_ylim(bottom=0)
-        right.set_ylim(bottom=0)
+        right.set_ylim(0, 1.5 * max(p["beyond_mb"] for p in found))
         if i == 0:
             handles = [h for a in (left, right) for h in a.get_lines()]
             left.legend(handles, [str(h.get_label()) for h in handles], loc="upper left")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 def main(argv: collections.abc.Sequence[str] | None = None) -> None:
@@ -116,7 +119,7 @@ def main(argv: collections.abc.Sequence[str] | None = None) -> None:
         print(table(axis, found[axis]), end="\n\n", flush=True)
         found = {k: found[k] for k in AXES if k in found}
         path.write_text(json.dumps({"base": BASE, "axes": found}, indent=1) + "\n")
-    plot(found, RESULTS / "scaling.png")
+    plot(found, PICTURE)
 
 
 if __name__ == "__main__":
