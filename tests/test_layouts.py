@@ -22,6 +22,7 @@ import pytest
 
 from rlpt import config, learner, sharding
 from rlpt.losses import penalties
+from rlpt.losses import preference as pairs
 from rlpt.models import transformer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -54,6 +55,16 @@ def value_mse(logp, returns):
 
 def value_clip(logp, returns, old_value):
     return penalties.value_clip(logp, returns, old_value, clip=0.5)
+
+
+def value_bce(logp, labels):
+    return pairs.value_bce(logp + 2.5, labels)
+
+
+def bradley_terry(logp, loss_mask, preference, row_mask, strength):
+    return pairs.bradley_terry(
+        logp, loss_mask, preference, row_mask, strength, margin=0.3, scaled=True, centre=0.1
+    )
 
 
 MISTAKES = {"micro": "per_part", "permuted": "by_place", "padded": "by_width"}
@@ -108,6 +119,12 @@ TERMS = {
     "penalties.pacs": dict(fn="penalties.pacs", aggregate=SEQUENCES),
     "penalties.value_mse": dict(fn="tests.test_layouts:value_mse"),
     "penalties.value_clip": dict(fn="tests.test_layouts:value_clip"),
+    **{
+        f"preference.{name}": dict(fn=f"preference.{name}", aggregate=SEQUENCES)
+        for name in ("nll", "dpo", "ipo", "simpo", "orpo", "kto", "implicit_bce")
+    },
+    "preference.value_bce": dict(fn="tests.test_layouts:value_bce"),
+    "preference.bradley_terry": dict(fn="tests.test_layouts:bradley_terry", aggregate=SEQUENCES),
     **{name: dict(fn=f"tests.test_layouts:{name}") for name in MISTAKES.values()},
 }  # fmt: skip
 LOSSES = [name for name in TERMS if "." in name]
@@ -152,6 +169,11 @@ def batch():
     table["old_logp"] = normal(0.3) - math.log(V)  # about what the model says
     table["sampler_logp"] = table["old_logp"] + normal(0.4)
     table["ref_logp"] = table["old_logp"] + normal(0.5)
+    ranks = rng.integers(0, 3, (P, G)).astype(np.float32)
+    table["preference"] = np.where(rng.random((P, G)) < 0.8, ranks, np.nan).astype(np.float32)
+    table["labels"] = np.where(np.isnan(table["preference"]), np.nan, ranks / 2)
+    table["kl_baseline"] = rng.random((P, G)).astype(np.float32)
+    table["strength"] = rng.random(P).astype(np.float32) + 0.5
     return table
 
 

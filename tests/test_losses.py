@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlpt import config, learner
-from rlpt.losses import aggregate, corrections, penalties, ratios, surrogates
+from rlpt.losses import aggregate, corrections, penalties, preference, ratios, surrogates
 from tests.numeric import both, close
 
 
@@ -305,6 +305,7 @@ OLD = np.array([[[-1.0, -0.7, -2.0], [-0.4, -1.1, -0.9]]])
 A = np.array([[[1.0, -2.0, 0.5], [-1.0, 3.0, 2.0]]])
 ALL = np.ones(A.shape, bool)
 COEFFICIENT = np.array([[0.5, 2.0]])
+BETTER = np.array([[1.0, 0.0]])  # the first row
 OWN, FOREIGN = np.array([[0, 0]]), np.array([[3, 3]])
 
 
@@ -367,6 +368,17 @@ GRADIENTS = {
     "penalties.value_mse": lambda x: penalties.value_mse(x, A),
     "penalties.value_clip": lambda x: penalties.value_clip(x, A, OLD, clip=0.17),
     "penalties.pacs": lambda x: penalties.pacs(x, OLD, ALL, jnp.asarray([[1.0, 0.0]]), beta=1.3),
+    "preference.nll": lambda x: preference.nll(x, BETTER),
+    "preference.dpo": lambda x: preference.dpo(x, OLD, ALL, BETTER, beta=0.7, smoothing=0.2),
+    "preference.ipo": lambda x: preference.ipo(x, OLD, ALL, BETTER, beta=0.7, per_token=True),
+    "preference.simpo": lambda x: preference.simpo(x, ALL, BETTER),
+    "preference.orpo": lambda x: preference.orpo(x, ALL, BETTER),
+    "preference.kto": lambda x: preference.kto(x, OLD, ALL, BETTER, COEFFICIENT, desirable=1.2),
+    "preference.bradley_terry": lambda x: preference.bradley_terry(
+        x, ALL, BETTER, None, COEFFICIENT[:, 0], margin=0.3, scaled=True, centre=0.1
+    ),
+    "preference.value_bce": lambda x: preference.value_bce(x, BETTER),
+    "preference.implicit_bce": lambda x: preference.implicit_bce(x, OLD, ALL, BETTER, beta=0.7),
 }
 # made from the batch, or from weights of the batch: no gradient passes through
 WITHOUT = {"corrections", "aggregate", "surrogates.clip_metrics"}
