@@ -4,8 +4,8 @@
   python benchmarks/scaling.py --axes L V --steps 4
 
 runs benchmarks/step.py, prints a table for each axis, and writes benchmarks/results/scaling.json
-and docs/scaling.png.  Axes that are not run keep what the file has of them, so that a long measurement
-can be made in parts.
+and docs/scaling.png.  Axes that are not run keep what the file has of them, so that a long
+measurement can be made in parts.
 
 Times are minima over the steps.  `beyond_mb` is the peak of the process less what it was after the
 imports and less 16 bytes a parameter (weights, gradient and two moments in float32): activations,

@@ -61,7 +61,10 @@ def main() -> None:
                 raise RuntimeError(f"the sweep ended before step {step} of {name}")
             time.sleep(0.2)
         runs = subprocess.run(["pgrep", "-P", str(process.pid)], text=True, capture_output=True)
-        for pid in (process.pid, *map(int, runs.stdout.split())):  # the sweep first: it starts no other
+        for pid in (
+            process.pid,
+            *map(int, runs.stdout.split()),
+        ):  # the sweep first: it starts no other
             os.kill(pid, signal.SIGKILL)
         process.wait()
         done = sorted(p.parent.name for p in (out / "broken").glob("*/summary.json"))

@@ -1,0 +1,111 @@
+"""docs/evidence.md, from benchmarks/results/evidence/ alone.
+
+python -m benchmarks.evidence.ledger
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import typing as tp
+
+import numpy as np
+
+from benchmarks.evidence.queue import CLAIMS, RESULTS, ROOT, source
+
+PAGE = ROOT / "docs/evidence.md"
+DRAWS = 10_000
+SAME = 0.10  # a difference within it counts as none
+Json = dict[str, tp.Any]
+
+
+def solved(run: Json, measure: str) -> dict[str, float]:
+    """{prompt: unbiased pass@k} after a run. measure: pass@k."""
+    k, n = int(measure.removeprefix("pass@")), run["after"]["samples"]
+    tail = lambda c: np.prod([1 - k / i for i in range(n - c + 1, n + 1)]) if n - c >= k else 0.0
+    return {name: 1.0 - float(tail(c)) for name, c in run["after"]["correct"].items()}
+
+
+def difference(arm: Json, base: Json, measure: str, seed: int = 0) -> tuple[float, float, float]:
+    """Mean and 95 % percentile bootstrap of arm - base, over seeds and within them over prompts.
+
+    Args:
+      arm, base: {seed: run}; seeds and prompts that both have are paired.
+    """
+    pairs = []
+    for name in sorted(set(arm) & set(base)):
+        a, b = solved(arm[name], measure), solved(base[name], measure)
+        pairs.append(np.array([a[p] - b[p] for p in sorted(set(a) & set(b))]))
+    draws = np.random.default_rng(seed)
+    means = np.empty(DRAWS)
+    for i in range(DRAWS):
+        chosen = draws.integers(len(pairs), size=len(pairs))
+        means[i] = np.mean([draws.choice(pairs[j], len(pairs[j])).mean() for j in chosen])
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(np.mean([p.mean() for p in pairs])), float(low), float(high)
+
+
+def verdict(expected: str, low: float, high: float) -> str:
+    """Of an interval, by the rule in README.md. expected: above, below or same."""
+    if expected == "same":
+        if low >= -SAME and high <= SAME:
+            return "reproduced"
+        return "not reproduced" if low > SAME or high < -SAME else "undecided"
+    if expected == "below":
+        low, high = -high, -low
+    return "reproduced" if low > 0 else "not reproduced" if high < 0 else "undecided"
+
+
+def section(claim: str) -> list[str]:
+    """The part of the page about one claim."""
+    registered = runpy.run_path(str(ROOT / source(claim).partition(":")[0]))
+    head = registered["__doc__"].strip().split("\n\n", 1)
+    lines = [f"## {registered['CLAIM']}", "", f"`{source(claim)}`. {head[1]}", ""]
+    path = RESULTS / f"{claim}.json"
+    if not path.exists():
+        return [*lines, "Not run yet.", ""]
+    found = json.loads(path.read_text())
+    measure = registered.get("MEASURE", "pass@1")
+    base = found["arms"][found["baseline"]]
+    lines += [
+        f"| arm | seeds | {measure} before | after | minus {found['baseline']} | verdict | s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, runs in found["arms"].items():
+        if not runs:
+            lines.append(f"| {name} | none yet | | | | | |")
+            continue
+        before, after = (
+            " ".join(f"{run[when][measure]:.3f}" for run in runs.values())
+            for when in ("before", "after")
+        )
+        other, decided = "", ""
+        if name == found["baseline"]:
+            other = "baseline"
+        elif set(runs) & set(base):
+            mean, low, high = difference(runs, base, measure)
+            other = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+            if name in registered["EXPECTED"]:
+                few = len(set(runs) & set(base)) < 3
+                decided = registered["EXPECTED"][name] + ": "
+                decided += (
+                    "too few seeds" if few else verdict(registered["EXPECTED"][name], low, high)
+                )
+        seconds = sum(run["seconds"] for run in runs.values())
+        seeds = ", ".join(runs)
+        lines.append(
+            f"| {name} | {seeds} | {before} | {after} | {other} | {decided} | {seconds:.0f} |"
+        )
+    return [*lines, ""]
+
+
+def main() -> None:
+    rules = (ROOT / "benchmarks/evidence/README.md").read_text()
+    lines = [rules.rstrip(), ""]
+    for claim in CLAIMS:
+        lines += section(claim)
+    PAGE.write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Claim 1a: uniform noise scales the update and does not turn it.
+
+Cai et al., arXiv 2510.00915: with one channel for all rows (here false positives 0.2, false
+negatives 0.3, so that half of the signal is left) the expected update keeps its direction.
+Registered: uncorrected, backward, forward and grpo each end no different from clean. GRPO with
+its std is an arm, uncorrected: it would undo any correction of the rewards exactly, so that a
+corrected GRPO is the same run (the trainer refuses it). Baseline: clean.
+"""
+
+RATES = dict(fp_rate=0.2, fn_rate=0.3)
+NOISE = {"shaping": (dict(fn="noise.inject", unit="sample", **RATES),)}
+CONTROL = dict(fn="noise.control", scale=1.0)
+CLAIM = "uniform noise keeps the direction of the update"
+EXPECTED = {name: "same" for name in ("uncorrected", "backward", "forward", "grpo")}
+
+
+def get_sweep(arg: str | None = None) -> dict:
+    """arg: runlocal takes the toy model."""
+
+    def corrected(name: str) -> dict:
+        fix = dict(fn=f"noise.{name}", scale=1.0, **RATES)
+        own = dict(**CONTROL, writes="control_advantages")
+        return NOISE | {"advantage": (own, fix, "noise.audit")}
+
+    return dict(
+        config="benchmarks/evidence/job.py" + (f":{arg}" if arg else ""),
+        settings=[
+            ("clean", {}),
+            ("uncorrected", NOISE),
+            ("backward", corrected("backward")),
+            ("forward", corrected("forward")),
+            ("grpo", NOISE | {"advantage": (dict(fn="group.grpo"),)}),
+        ],
+        baseline="clean",
+        seeds=(0, 1, 2),
+    )

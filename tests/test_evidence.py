@@ -1,0 +1,67 @@
+"""Claims about methods: their arms are configs that work, and the ledger follows its own rules."""
+
+import numpy as np
+import pytest
+
+from benchmarks.evidence import ledger, queue
+from rlpt import build, sweep
+
+
+@pytest.mark.parametrize("claim", queue.CLAIMS)
+def test_arms_resolve(claim):
+    file = queue.source(claim).partition(":")[0]
+    for source in (queue.source(claim), f"{file}:runlocal"):
+        found = sweep.load_sweep(source)
+        assert found.baseline in found.settings and {r.seed for r in found.runs} == {0, 1, 2}
+        for run in found.runs:
+            if run.seed == 0:
+                build.check(sweep.config_of(found, run))
+
+
+def test_the_page_is_that_of_the_committed_figures(monkeypatch, tmp_path):
+    monkeypatch.setattr(ledger, "PAGE", tmp_path / "evidence.md")
+    ledger.main()
+    committed = (ledger.ROOT / "docs/evidence.md").read_text()
+    assert ledger.PAGE.read_text() == committed, "python -m benchmarks.evidence.ledger"
+
+
+def run_of(correct, samples=8):
+    after = {"samples": samples, "correct": {str(i): int(c) for i, c in enumerate(correct)}}
+    return {"after": after}
+
+
+def test_pass_at_k_of_a_run():
+    assert ledger.solved(run_of([0, 2, 8, 5]), "pass@1") == pytest.approx(
+        {"0": 0, "1": 0.25, "2": 1, "3": 0.625}
+    )
+    # 1 - C(2,2)/C(4,2), 1 - C(3,2)/C(4,2)
+    assert ledger.solved(run_of([2, 1], 4), "pass@2") == pytest.approx({"0": 5 / 6, "1": 0.5})
+
+
+def test_intervals_are_of_paired_differences():
+    draws = np.random.default_rng(0)
+    hard = draws.integers(0, 6, (3, 30))  # prompts differ much more than the arms do
+    base = {str(s): run_of(c) for s, c in enumerate(hard)}
+    arm = {str(s): run_of(c + 2) for s, c in enumerate(hard)}
+    mean, low, high = ledger.difference(arm, base, "pass@1")
+    assert (mean, low, high) == pytest.approx((0.25, 0.25, 0.25))
+    other = {str(s): run_of(draws.permutation(c)) for s, c in enumerate(hard)}
+    mean, low, high = ledger.difference(other, base, "pass@1")
+    assert mean == pytest.approx(0) and low < -0.03 and high > 0.03
+
+
+@pytest.mark.parametrize(
+    ("expected", "low", "high", "verdict"),
+    [
+        ("above", 0.01, 0.2, "reproduced"),
+        ("above", -0.01, 0.2, "undecided"),
+        ("above", -0.2, -0.01, "not reproduced"),
+        ("below", -0.2, -0.01, "reproduced"),
+        ("below", 0.01, 0.2, "not reproduced"),
+        ("same", -0.09, 0.05, "reproduced"),
+        ("same", -0.2, 0.05, "undecided"),
+        ("same", -0.3, -0.11, "not reproduced"),
+    ],
+)
+def test_verdicts(expected, low, high, verdict):
+    assert ledger.verdict(expected, low, high) == verdict
