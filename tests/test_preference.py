@@ -25,6 +25,13 @@ from tests.test_train import lines, params_of, same, toy
 NAN = np.nan
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compile_fast():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def rows(x):
     return jnp.asarray(x, jnp.float32)
 
@@ -208,11 +215,12 @@ def test_kl_baseline_is_of_the_foreign_rows():
 # --- tables -------------------------------------------------------------------------------------
 
 CONFIG = toy()
+SMALL = "toy:layers=1,width=16,heads=2,kv_heads=1,ff=16"
 
 
 @pytest.fixture(scope="module")
 def tools():
-    loaded = load("toy")
+    loaded = load(SMALL)
     with VerifierPool([dict(fn="tests.toy:starts_with_digit", name="digit")], workers=1) as pool:
         out = tools_lib.Tools(
             loaded.config, loaded.tokenizer, pool, CONFIG.sampling, missing_by_verifier(CONFIG),
@@ -451,11 +459,10 @@ def test_a_reference_moves_only_where_there_is_one():
 def recipe(tmp_path_factory):
     """A run of three stages on the toy model, whole, and broken off in the last."""
     root = tmp_path_factory.mktemp("recipe")
-    jax.config.update("jax_disable_most_optimizations", True)
 
     def run(name, steps):
         config = toy(steps=steps, eval__prompts=1, export=False, log__tensorboard=False)
-        config.model.source = "toy:layers=1,width=16,heads=2,kv_heads=1,ff=16"
+        config.model.source = SMALL
         config.rollout.fn, config.rollout.group = "stages.by_step", 4
         config.rollout.options = dict(
             stages=(
@@ -474,12 +481,9 @@ def recipe(tmp_path_factory):
         config.learner.reference_steps = (4, 8)
         train_lib.train(config, root / name)
 
-    try:
-        run("whole", 11)
-        run("broken", 10)
-        run("broken", 11)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    run("whole", 11)
+    run("broken", 10)
+    run("broken", 11)
     return root
 
 
