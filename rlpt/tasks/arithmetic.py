@@ -9,8 +9,10 @@ sample.
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import itertools
 import math
+import typing as tp
 
 import numpy as np
 
@@ -30,6 +32,7 @@ def sums(
     eval_fraction: float = 0.3,
     size: int = 10_000,
     system: str = SYSTEM,
+    hints: bool = False,
     seed: int = 0,
 ) -> list[base.Prompt]:
     """Prompts "7 + 5 =" with the answer "12".
@@ -41,10 +44,18 @@ def sums(
       eval_fraction: share of the unordered operand sets that is held out.
       size: most prompts in a split.
       system: system message; "": none.
+      hints: with meta: "hint", the sum but for its last step, and "tiers", parts of hints that
+        reveal more and more; none where all is said, as in "7 + 1 =".
       seed: which operand sets are held out, and the order.
     """
     rows = _operands(split, digits, terms, low, high, eval_fraction, size, seed)
-    return _prompts("sums", " + ", rows, sum, system)
+    prompts = _prompts("sums", " + ", rows, sum, system)
+    if hints:
+        prompts = [
+            dataclasses.replace(prompt, meta=_hints(row))
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
+    return prompts
 
 
 def products(
@@ -128,6 +139,59 @@ def _prompts(
         for row in rows
     ]
     return base.checked(prompts, task)
+
+
+# Hints that fit every sum, the less revealing tier first; each part goes on from the one before.
+_TIERS = {
+    "knowledge": [
+        "Tens are added to tens and ones to ones.",
+        "Ten ones are one ten.",
+        "A full ten is carried to the next place.",
+        "The order of the numbers does not matter.",
+    ],
+    "planning": [
+        "Start with the first number.",
+        "Add the others to it one by one.",
+        "Add a number place by place, the largest place first.",
+        "The last total is the answer.",
+    ],
+}
+
+
+def _hints(row: tuple[int, ...]) -> dict[str, tp.Any]:
+    """The meta of a sum, see `sums`; {} where one addition is all there is."""
+    steps = _additions(row)
+    if len(steps) < 2:
+        return {}
+    *done, (total, rest) = steps
+    known = ", ".join(f"{a} + {b} = {a + b}" for a, b in done)
+    solution = [
+        f"Start with {row[0]}.",
+        f"{known}.",
+        f"Then {rest} is left to add.",
+        f"The answer is {total} + {rest}.",
+    ]
+    return {
+        "hint": f"{known}, so the answer is {total} + {rest}.",
+        "tiers": {**_TIERS, "solution": solution},
+    }
+
+
+def _additions(row: tuple[int, ...]) -> list[tuple[int, int]]:
+    """A sum as additions of two numbers: the last operand place by place, the others whole.
+
+    Where that is one addition, of more than 1, its second number is cut once more: 7 + 5 is
+    (7, 4), (11, 1).
+    """
+    *first, last = row
+    sign = -1 if last < 0 else 1
+    digits = str(abs(last))[::-1]
+    places = [sign * int(d) * 10**k for k, d in enumerate(digits) if d != "0"][::-1]
+    if len(first) + len(places) == 2 and abs(last) > 1:
+        places = [last - sign, sign]
+    terms = [*first[1:], *places]
+    totals = itertools.accumulate(terms, initial=first[0])
+    return list(zip(totals, terms, strict=False))
 
 
 def _operands(
