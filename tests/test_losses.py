@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from rlpt import config, learner
-from rlpt.losses import aggregate, corrections, penalties, preference, ratios, surrogates
+from rlpt.losses import (
+    aggregate,
+    corrections,
+    off_policy,
+    penalties,
+    preference,
+    ratios,
+    surrogates,
+    verification,
+)
 from tests.numeric import both, close
 
 
@@ -352,6 +361,12 @@ GRADIENTS = {
             np.mean(X - OLD, axis=-1, keepdims=True) + x - X, A, low=0.1, high=0.1
         ),
     ),
+    "off_policy.product": lambda x: surrogates.ppo_clip(off_policy.product(x, OLD, ALL), A),
+    "off_policy.shaped": lambda x: off_policy.shaped(x - OLD, A, OWN),
+    "off_policy.shaped, another context": lambda x: off_policy.shaped(x - OLD, A, OWN + 1),
+    "verification.self_reward_mse": lambda x: verification.self_reward_mse(
+        x, jnp.asarray([[-2.0, -1.5]]), ALL, jnp.asarray([[1.0, 0.0]])
+    ),
     "penalties.k1": lambda x: penalties.k1(x, OLD),
     "penalties.k2": lambda x: penalties.k2(x, OLD),
     "penalties.k3": lambda x: penalties.k3(x, OLD),
@@ -381,7 +396,9 @@ GRADIENTS = {
     "preference.implicit_bce": lambda x: preference.implicit_bce(x, OLD, ALL, BETTER, beta=0.7),
 }
 # made from the batch, or from weights of the batch: no gradient passes through
-WITHOUT = {"corrections", "aggregate", "surrogates.clip_metrics"}
+WITHOUT = {
+    "corrections", "aggregate", "surrogates.clip_metrics", "verification.class_balanced",
+}  # fmt: skip
 
 
 def test_every_loss_has_its_gradient_checked():

@@ -66,6 +66,8 @@ def table():
         "step_id": np.where(trained, np.arange(T) // 3, -1),
         "answer_tokens": rng.integers(0, V, (P, A)),
         "answer_mask": np.arange(A) < np.array([[3], [2]]),
+        "judge_tokens": rng.integers(0, V, (P, A)),
+        "judge_mask": np.arange(A) >= np.array([[1], [0]]),
         "verdict/exact": np.array([[1.0, 0.0, 1.0], [np.nan, 1.0, 0.0]], np.float32),
     }
     columns = {k: jnp.asarray(v) for k, v in columns.items()}
@@ -107,6 +109,8 @@ SCORERS = {
     "trajectory.effective_rank": {"stride": 2, "last": 5},
     "answers.answer_logp": {},
     "answers.information_gain": {"turns": 3},
+    "verification.self_logp": {},
+    "verification.in_context": {"model": "policy", "output": "logp"},
 }
 
 
