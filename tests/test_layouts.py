@@ -84,6 +84,10 @@ TERMS = {
     "ratios.sequence_token": dict(
         surrogate=PPO, ratio="ratios.sequence_token", aggregate=SEQUENCES
     ),
+    "off_policy.product": dict(surrogate=PPO, ratio="off_policy.product", aggregate=SEQUENCES),
+    "off_policy.shaped": dict(surrogate="off_policy.shaped"),
+    "verification.self_reward_mse": dict(fn="verification.self_reward_mse"),
+    "verification.class_balanced": dict(surrogate=PPO, aggregate="verification.class_balanced"),
     **{
         f"corrections.{name}": dict(
             surrogate=PPO, corrections=(dict(fn=f"corrections.{name}", **settings),)
@@ -174,6 +178,8 @@ def batch():
     table["labels"] = np.where(np.isnan(table["preference"]), np.nan, ranks / 2)
     table["kl_baseline"] = rng.random((P, G)).astype(np.float32)
     table["strength"] = rng.random(P).astype(np.float32) + 0.5
+    table["self_reference"] = rng.random((P, G)).astype(np.float32) - 8.0
+    table["truncated"] = rng.random((P, G)) < 0.2
     return table
 
 
