@@ -18,8 +18,11 @@ import rlpt.config
 
 
 def get_config(arg: str | None = None):
-    """arg: 'url=URL,model=NAME[,key=NAME_OF_ENVIRONMENT_VARIABLE]', or runlocal."""
+    """arg: 'url=URL,model=NAME[,key=NAME_OF_ENVIRONMENT_VARIABLE][,max_tokens=N]
+    [,deadline=SECONDS]', or runlocal.
+    """
     given = dict(part.split("=", 1) for part in (arg or "").split(",") if "=" in part)
+    deadline = float(given.get("deadline", 55.0))  # for all rows of a step
     c = rlpt.config.default()
     c.steps = 100
     c.tasks = (dict(fn="arithmetic.sums", digits=2),)
@@ -31,11 +34,16 @@ def get_config(arg: str | None = None):
             model=given.get("model", "judge"),
             api_key_env=given.get("key", ""),
             criteria="a right result first, then a brief one",
-            options=dict(deadline=55.0),
+            options=dict(
+                max_tokens=int(given.get("max_tokens", 256)),
+                timeout=max(20.0, deadline / 4),
+                deadline=deadline,
+            ),
             missing=dict(unparsable="mask"),
         ),
     )
-    c.pool.deadline, c.pool.batch_deadline = 60.0, 90.0  # all rows of a step are one call
+    # All rows of a step are one call.
+    c.pool.deadline, c.pool.batch_deadline = deadline + 5.0, deadline + 35.0
     c.rollout.prompts, c.rollout.group = 8, 8
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (32,), (16,)
     c.rollout.fn = "reference.bootstrapped"

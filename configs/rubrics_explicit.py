@@ -19,8 +19,11 @@ import rlpt.config
 
 
 def get_config(arg: str | None = None):
-    """arg: 'url=URL,model=NAME[,key=NAME_OF_ENVIRONMENT_VARIABLE]', or runlocal."""
+    """arg: 'url=URL,model=NAME[,key=NAME_OF_ENVIRONMENT_VARIABLE][,max_tokens=N]
+    [,deadline=SECONDS]', or runlocal.
+    """
     given = dict(part.split("=", 1) for part in (arg or "").split(",") if "=" in part)
+    deadline = float(given.get("deadline", 55.0))  # for all rows of a step
     items = (
         dict(
             text="Its last number is the sum.",
@@ -38,7 +41,7 @@ def get_config(arg: str | None = None):
             program=dict(fn="pattern.regex", pattern=r"^[^+=]*$"),
         ),
     )
-    if given:
+    if "url" in given:
         items += (dict(text="Is polite and free of remarks.", category="Optional"),)
     c = rlpt.config.default()
     c.steps = 30
@@ -52,12 +55,17 @@ def get_config(arg: str | None = None):
             base_url=given.get("url", ""),
             model=given.get("model", ""),
             api_key_env=given.get("key", ""),
-            options=dict(deadline=55.0),
+            options=dict(
+                max_tokens=int(given.get("max_tokens", 256)),
+                timeout=max(20.0, deadline / 4),
+                deadline=deadline,
+            ),
             missing=dict(unparsable="mask"),
         ),
         dict(fn="number.number", name="number", weight=0.0),
     )
-    c.pool.deadline, c.pool.batch_deadline = 60.0, 90.0  # all rows of a step are one call
+    # All rows of a step are one call.
+    c.pool.deadline, c.pool.batch_deadline = deadline + 5.0, deadline + 35.0
     c.rollout.prompts, c.rollout.group = 8, 8
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (32,), (12,)
     c.advantage = (dict(fn="group.grpo"),)

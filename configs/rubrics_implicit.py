@@ -5,6 +5,12 @@
   rlpt train --config configs/rubrics_implicit.py --workdir runs/r     # a server at 127.0.0.1:8000
   rlpt train --config configs/rubrics_implicit.py:runlocal --workdir /tmp/rubrics   # no judge
 
+Without any service, by the model of the quickstart, which is a poor judge:
+
+  rlpt serve --model embedded --prompt_tokens 768 --port 8000 &
+  rlpt train --workdir runs/r \\
+    --config configs/rubrics_implicit.py:model=embedded,max_tokens=64,deadline=600
+
 Gunjal et al., "Rubrics as Rewards", arXiv 2507.17746. There: a rating from 1 to 10, scaled to
 [0, 1]; the rest as in configs/rubrics_explicit.py, whose job this has. Not run by us with a large
 judge.
@@ -14,8 +20,11 @@ import rlpt.config
 
 
 def get_config(arg: str | None = None):
-    """arg: 'url=URL,model=NAME[,key=NAME_OF_ENVIRONMENT_VARIABLE]', or runlocal."""
+    """arg: 'url=URL,model=NAME[,key=NAME_OF_ENVIRONMENT_VARIABLE][,max_tokens=N]
+    [,deadline=SECONDS]', or runlocal.
+    """
     given = dict(part.split("=", 1) for part in (arg or "").split(",") if "=" in part)
+    deadline = float(given.get("deadline", 55.0))  # for all rows of a step
     c = rlpt.config.default()
     c.steps = 30
     c.tasks = (dict(fn="arithmetic.sums", digits=1),)
@@ -35,12 +44,17 @@ def get_config(arg: str | None = None):
             low=1.0,
             high=10.0,
             reference=True,
-            options=dict(deadline=55.0),
+            options=dict(
+                max_tokens=int(given.get("max_tokens", 256)),
+                timeout=max(20.0, deadline / 4),
+                deadline=deadline,
+            ),
             missing=dict(unparsable="mask"),
         ),
         dict(fn="number.number", name="number", weight=0.0),
     )
-    c.pool.deadline, c.pool.batch_deadline = 60.0, 90.0  # all rows of a step are one call
+    # All rows of a step are one call.
+    c.pool.deadline, c.pool.batch_deadline = deadline + 5.0, deadline + 35.0
     c.rollout.prompts, c.rollout.group = 8, 8
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (32,), (12,)
     c.advantage = (dict(fn="group.grpo"),)
