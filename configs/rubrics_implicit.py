@@ -1,4 +1,4 @@
-"""Rubrics as rewards, implicit: a judge reads the whole rubric and gives one rating.
+r"""Rubrics as rewards, implicit: a judge reads the whole rubric and gives one rating.
 
   export JUDGE_URL=http://127.0.0.1:8000/v1 JUDGE_MODEL=Qwen/Qwen3-8B
   rlpt train --config configs/rubrics_implicit.py:url=$JUDGE_URL,model=$JUDGE_MODEL --workdir runs/r
@@ -8,7 +8,7 @@
 Without any service, by the model of the quickstart, which is a poor judge:
 
   rlpt serve --model embedded --prompt_tokens 768 --port 8000 &
-  rlpt train --workdir runs/r \\
+  rlpt train --workdir runs/r \
     --config configs/rubrics_implicit.py:model=embedded,max_tokens=64,deadline=600
 
 Gunjal et al., "Rubrics as Rewards", arXiv 2507.17746. There: a rating from 1 to 10, scaled to
