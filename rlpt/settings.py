@@ -49,6 +49,7 @@ def default() -> tp.Any:
     # What a row without a verdict counts as: a reward, or mask (out of statistics and loss). An
     # entry of verifiers may have a `missing` of its own, with what differs.
     c.missing = dict(unparsable="0", timeout="mask", crash="mask", invalid="mask")
+    c.max_silent = 20  # stop after so many batches in a row of which no row had a verdict that counts
     c.pool = dict(workers=2, deadline=5.0, batch_deadline=60.0)
     # overlap: 1: the next batch is sampled while this one is judged; its rows are then of weights
     # one update old, and the ratio is against these.
@@ -231,7 +232,7 @@ def validate(config: tp.Any) -> None:
 
     at_least(1, "rollout.prompts", "rollout.group", "rollout.group_blocks", "learner.epochs")
     at_least(1, "learner.minibatches", "pool.workers", "checkpoint.every", "checkpoint.keep")
-    at_least(1, "model.logits_chunk", "optim.max_skipped")
+    at_least(1, "model.logits_chunk", "optim.max_skipped", "max_silent")
     at_least(0, "steps", "learner.micro_blocks", "learner.start", "eval.every", "eval.samples")
     at_least(0, "eval.prompts", "eval.blocks", "model.lora.rank", "log.rollouts_every")
     at_least(0, "log.profile")

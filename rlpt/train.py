@@ -187,7 +187,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             best_metric=config.checkpoint.best, identity=build.identity(config, loaded),
         )  # fmt: skip
         step, saved_at = 0, -1
-        host: dict[str, tp.Any] = {"eval_before": None, "seconds": 0.0, "skipped_in_a_row": 0}
+        host: dict[str, tp.Any] = {"eval_before": None, "seconds": 0.0}
+        host |= {"skipped_in_a_row": 0, "silent_in_a_row": 0}
         saved = checkpointer.restore(
             {"learners": learners.states, "transforms": transforms},
             allow=tuple(config.checkpoint.allow),
@@ -243,6 +244,11 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 host | rollouts.get_state(),
                 metrics={k: v for k, v in row.items() if k.startswith("eval/")},
             )
+
+        def newest() -> str:
+            checkpointer.wait()
+            saves = checkpointer.steps()
+            return f"The newest checkpoint is of step {saves[-1]}. " if saves else ""
 
         with (
             contextlib.closing(checkpointer),
@@ -309,6 +315,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 )
                 nothing = numbers.get("policy/skipped") == 1.0  # in no optimizer step of the batch
                 host["skipped_in_a_row"] = host["skipped_in_a_row"] + 1 if nothing else 0
+                judged = batch.table["row_mask"].any()
+                host["silent_in_a_row"] = 0 if judged else host["silent_in_a_row"] + 1
                 last = step == config.steps
                 if held_out and (last or (config.eval.every and step % config.eval.every == 0)):
                     latest = evaluate("after" if last else f"step {step}")
@@ -323,14 +331,19 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 # ---- checkpoint
                 stop = distributed.agree(interrupt.signal)
                 if host["skipped_in_a_row"] >= config.optim.max_skipped:
-                    checkpointer.wait()
-                    saves = checkpointer.steps()
-                    newest = f"The newest checkpoint is of step {saves[-1]}. " if saves else ""
                     raise FloatingPointError(
                         "loss or gradient was not finite in every update of the last "
                         f"{host['skipped_in_a_row']} batches, up to step {step}; parameters are "
-                        f"unchanged since. {newest}Lower config.optim.lr, or look at the last "
+                        f"unchanged since. {newest()}Lower config.optim.lr, or look at the last "
                         "rows of rollouts.jsonl."
+                    )
+                if host["silent_in_a_row"] >= config.max_silent:
+                    outcomes = {k: int(v) for k, v in row.items() if k.startswith("verify/")}
+                    raise RuntimeError(
+                        f"no row of the last {host['silent_in_a_row']} batches, up to step {step}, "
+                        f"counted ({outcomes}); nothing was learnt from them. "
+                        f"{newest()}See that the verifiers and their services work and give the "
+                        "same command again; config.max_silent is the limit."
                     )
                 if step % config.checkpoint.every == 0 or step == config.steps or stop:
                     save()

@@ -202,6 +202,21 @@ def test_gradient_that_is_never_finite_stops_the_run(tmp_path):
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
+def test_verifiers_that_say_nothing_stop_the_run(tmp_path):
+    """A service that is gone: rows are masked, never 0, and the run does not go on for ever."""
+    gone = (dict(fn="tests.toy:gone", name="service"),)
+    with pytest.raises(RuntimeError, match=r"no row of the last 2 batches, up to step 2, counted"):
+        train(tmp_path, steps=9, verifiers=gone, max_silent=2, checkpoint__every=1)
+    for m in steps(tmp_path):
+        assert m["rollout/masked_rows"] == m["verify/service/crash"] == 16
+    back = (dict(fn="tests.toy:always", name="service"),)
+    changed = {"verifiers": back, "checkpoint__allow": ("config",)}
+    train(tmp_path, steps=9, max_silent=2, checkpoint__every=1, **changed)
+    rows = {m["step"]: m["rollout/masked_rows"] for m in steps(tmp_path)}
+    assert sorted(rows) == list(range(1, 10)), "a step is lost or twice"
+    assert all(masked == 0 for step, masked in rows.items() if step > 2), rows
+
+
 def test_summary_names_the_run(tmp_path):
     train(tmp_path)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

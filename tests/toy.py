@@ -16,6 +16,11 @@ def always(trajectory, prompt, *, score: float = 1.0):
     return judged(score > 0)
 
 
+def gone(trajectory, prompt):
+    """A service that does not answer."""
+    raise ConnectionError("nobody is there")
+
+
 def trl_length(prompts, completions, **columns):
     """A reward of TRL's signature."""
     return [None if len(c) == 0 else min(len(c), 8) / 8 for c in completions]
