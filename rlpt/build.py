@@ -162,8 +162,8 @@ def rollout_columns(config: tp.Any) -> dict[str, tuple[str, str]]:
     """The columns that the rollout makes beside the usual ones: {name: (axes, kind)}.
 
     A rollout says so with fn.columns, the axes as in columns.LEGEND, any other letter being an axis
-    of its own, the kind one of i, b and f; one whose columns depend on its settings, with a function
-    of config.rollout.options.
+    of its own, the kind one of i, b and f. One whose columns depend on its settings has a function
+    of config.rollout.options there.
     """
     own = getattr(config_lib.find("rollouts", config.rollout.fn), "columns", {})
     return own(**config.rollout.options) if callable(own) else own
