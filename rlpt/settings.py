@@ -49,7 +49,7 @@ def default() -> tp.Any:
     # What a row without a verdict counts as: a reward, or mask (out of statistics and loss). An
     # entry of verifiers may have a `missing` of its own, with what differs.
     c.missing = dict(unparsable="0", timeout="mask", crash="mask", invalid="mask")
-    c.max_silent = 20  # stop after so many batches in a row of which no row had a verdict that counts
+    c.max_silent = 20  # stop after so many batches in a row in which no row counted
     c.pool = dict(workers=2, deadline=5.0, batch_deadline=60.0)
     # overlap: 1: the next batch is sampled while this one is judged; its rows are then of weights
     # one update old, and the ratio is against these.
