@@ -356,6 +356,8 @@ def test_best_and_worst_of_the_samples(tools):
     wide, _ = pairs.best_worst(source(), tools, None, 0, group=3, **settings)
     columns.check(wide["policy"].table)
     assert not wide["policy"].table["row_mask"][:, 2].any()
+    with pytest.raises(ValueError, match="got verifier='word', expected one of digit"):
+        pairs.best_worst(source(), tools, None, 0, group=2, verifier="word", **settings)
     with pytest.raises(ValueError, match="expected at least 2"):
         pairs.best_worst(source(), tools, None, 0, prompts=1, group=2, samples=1)
 

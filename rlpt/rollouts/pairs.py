@@ -18,6 +18,7 @@ import typing as tp
 
 import numpy as np
 
+from rlpt.rollouts._hints import verdict_name
 from rlpt.rollouts.experts import ORIGIN
 from rlpt.tasks.base import Prompt, stable_id
 
@@ -172,12 +173,9 @@ def best_worst(
     """
     samples = samples or group
     _require("best_worst", min(group, samples), 2)
-    if not verifier and len(tools.verifier_names) > 1:
-        raise ValueError(
-            f"best_worst: got verifier='' with the verifiers {tools.verifier_names}; name one"
-        )
+    name = verdict_name(tools, verifier, "best_worst")
     batch = tools.verify(tools.generate(stream.take(prompts), group=samples, step=step))
-    score = batch.table[f"verdict/{verifier or tools.verifier_names[0]}"]
+    score = batch.table[f"verdict/{name}"]
     known = batch.table["row_mask"] & ~np.isnan(score)
     high, low = np.where(known, score, -np.inf), np.where(known, score, np.inf)
     two = np.stack([high.argmax(1), low.argmin(1)], axis=1)
