@@ -18,7 +18,9 @@ import rlpt.config
 
 
 def get_config(arg: str | None = None):
-    """arg: runlocal shrinks the run to the toy model."""
+    """arg: runlocal shrinks the run to the toy model; the arms: after, the reward model is updated
+    after it has rewarded; outcome, so too, and the process reward is left out of the advantage.
+    """
     c = rlpt.config.default()
     c.steps = 30
     c.tasks = (dict(fn="arithmetic.sums", digits=1),)
@@ -30,7 +32,7 @@ def get_config(arg: str | None = None):
     c.learners.implicit = dict(
         output="logp",
         writes="implicit_logp",
-        when="before_credit",
+        when="after_credit" if arg in ("after", "outcome") else "before_credit",
         loss=(
             dict(
                 fn="preference.implicit_bce",
@@ -49,7 +51,7 @@ def get_config(arg: str | None = None):
     c.advantage = (
         dict(
             fn="process.prime",
-            process_coef=5.0,
+            process_coef=0.0 if arg == "outcome" else 5.0,
             outcome_coef=5.0,
             gamma=1.0,
             form="released",

@@ -17,7 +17,9 @@ import rlpt.config
 
 
 def get_config(arg: str | None = None):
-    """arg: runlocal shrinks the run to the toy model, where the digit 1 ends a step."""
+    """arg: runlocal shrinks the run to the toy model, where the digit 1 ends a step; the arm: sum,
+    the steps are summed.
+    """
     small = arg == "runlocal"
     c = rlpt.config.default()
     c.steps = 40
@@ -40,7 +42,10 @@ def get_config(arg: str | None = None):
         dict(fn="shaping.kl_in_reward", coef=1e-3),
         dict(fn="steps.value_scores", reads=dict(values="step_values")),
     )
-    c.advantage = (dict(fn="process.pure", temperature=0.1, baseline="token", outcome_coef=1.0),)
+    form = "sum" if arg == "sum" else "min"
+    c.advantage = (
+        dict(fn="process.pure", form=form, temperature=0.1, baseline="token", outcome_coef=1.0),
+    )
     c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),)
     c.learner.old_logp = "recompute"  # for the KL
     c.learner.micro_blocks = 4

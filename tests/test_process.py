@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from rlpt.rewards import steps as rewards
 from rlpt.rollouts import steps
 from rlpt.tasks.stream import Stream
 from tests.numeric import both, close
-from tests.test_train import lines, toy
+from tests.test_train import ROOT, lines, toy
 
 
 def rows(x):
@@ -75,6 +76,8 @@ def test_pure_numbers():
     ahead = np.array([score, -0.199886, 8.6e-5])
     close(got[0, 0], ahead - other / 2 * np.array([3, 2, 1]), what="b = 0.1 / 2 tokens")
     close(got[0, 1], [0.1 - score / 3 * 2, 0.05 - score / 3, 0], what="equal steps split: r / 2")
+    summed = call(process.pure, SCORES, STEPS, ONES, form="sum")
+    close(summed[0, 0], np.array([1.4, 0.5, 0.7]) - 0.2 / 2 * np.array([3, 2, 1]), what="the sum")
     by_step = call(process.pure, SCORES, STEPS, ONES, baseline="step")
     close(by_step[0, 0], ahead - other / 2 * np.array([3, 2, 1]), what="mean of S_j / steps_j")
 
@@ -119,7 +122,7 @@ def test_pure_rows_that_are_out():
     assert (got[:, 2:] == 0).all() and np.isfinite(got).all()
     alone = call(process.pure, SCORES, STEPS, ONES, None, None, None, mask([[1, 0]]))
     close(alone[0, 0], [-0.199871, -0.199886, 8.6e-5], what="no others: no baseline")
-    with pytest.raises(ValueError, match="got 'row', expected 'token' or 'step'"):
+    with pytest.raises(ValueError, match="got 'row', expected one of token, step"):
         process.pure(SCORES, STEPS, ONES, baseline="row")
     with pytest.raises(ValueError, match="G=1"):
         process.pure(SCORES[:, :1], STEPS[:, :1], ONES[:, :1])
@@ -474,3 +477,20 @@ def test_a_reward_model_that_is_updated_after_it_rewards(tmp_path):
     first = [r for r in found if r["step"] == 1]
     reward = rows([[r["reward"] for r in first[i : i + 4]] for i in range(0, 16, 4)])
     close([r["advantages"][0] for r in first], 5 * np.ravel(group.rloo(reward)), atol=1e-3)
+
+
+def test_arms_of_the_configs():
+    def arm(name, arg):
+        config = runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"](arg)
+        build.check(config)
+        return config
+
+    assert dict(arm("pure", "sum").advantage[0])["form"] == "sum"
+    for arg, when, coef in (
+        (None, "before_credit", 5.0),
+        ("after", "after_credit", 5.0),
+        ("outcome", "after_credit", 0.0),
+    ):
+        config = arm("prime", arg)
+        assert config.learners.implicit.when == when
+        assert dict(config.advantage[0])["process_coef"] == coef

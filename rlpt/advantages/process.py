@@ -22,6 +22,11 @@ def _step_sums(values: jax.Array, step_id: jax.Array, mask: jax.Array) -> jax.Ar
     return jnp.where(inside, jnp.take_along_axis(sums, step, axis=-1), 0.0)
 
 
+def _one_of(what: str, got: str, known: tuple[str, ...]) -> None:
+    if got not in known:
+        raise ValueError(f"{what}: got {got!r}, expected one of {', '.join(known)}")
+
+
 def _others(of_row: jax.Array, rows: jax.Array) -> jax.Array:
     """The sum over the other live rows of the group, [P,G]."""
     kept = jnp.where(rows, of_row, 0.0)
@@ -37,6 +42,7 @@ def pure(
     separator_mask: jax.Array | None = None,
     row_mask: jax.Array | None = None,
     *,
+    form: str = "min",
     temperature: float = 0.1,
     baseline: str = "token",
     outcome_coef: float = 1.0,
@@ -62,23 +68,29 @@ def pure(
       step_rewards: [P,G,T] float32, other rewards of tokens: `rewards.shaping.kl_in_reward`.
       separator_mask: [P,G,T] bool, tokens that only separate steps, whose A is 0.
       row_mask: [P,G] bool.
+      form: 'min'; 'sum': r*_k = r_k, the usual credit, under which more steps earn more: what the
+        paper compares with.
       temperature: > 0; towards 0 the minimum, towards infinity the mean.
+      baseline: 'token' or 'step'.  outcome_coef: weight of the outcome.
 
     Returns: [P,G,T] float32; 0 in a row that is out.
 
-    Raises: ValueError for an unknown baseline, or G=1.
+    Raises: ValueError for an unknown form or baseline, or G=1.
 
     Reference: Cheng et al., "Stop Summation: Min-Form Credit Assignment Is All Process Reward Model
     Needs for Reasoning", arXiv:2504.15275, and its code.
     """
     chex.assert_equal_shape([step_scores, step_id, loss_mask])
-    if baseline not in ("token", "step"):
-        raise ValueError(f"pure baseline: got {baseline!r}, expected 'token' or 'step'")
+    _one_of("pure form", form, ("min", "sum"))
+    _one_of("pure baseline", baseline, ("token", "step"))
     _stats.require_group(step_scores, False)
     mask = _tokens.trained(loss_mask, row_mask)
     inside = mask & (step_id >= 0)
     ends = _tokens.step_ends(step_id, mask)
-    earned = returns.minimum(step_scores, step_id, loss_mask, row_mask, temperature=temperature)
+    if form == "min":
+        earned = returns.minimum(step_scores, step_id, loss_mask, row_mask, temperature=temperature)
+    else:
+        earned = _tokens.discounted(jnp.where(ends, step_scores, 0.0), mask, 1.0)
     first = jnp.argmax(mask, axis=-1)[..., None]
     score = jnp.take_along_axis(earned, first, axis=-1)[..., 0]
     steps, length = jnp.sum(ends, axis=-1), jnp.sum(inside, axis=-1)
@@ -144,12 +156,8 @@ def prime(
     eq. 5, and its code.
     """
     chex.assert_equal_shape([step_rewards, loss_mask])
-    for what, got, known in (
-        ("form", form, ("paper", "released")),
-        ("granularity", granularity, ("token", "step", "whole")),
-    ):
-        if got not in known:
-            raise ValueError(f"prime {what}: got {got!r}, expected one of {', '.join(known)}")
+    _one_of("prime form", form, ("paper", "released"))
+    _one_of("prime granularity", granularity, ("token", "step", "whole"))
     _stats.require_group(rewards, False)
     mask = _tokens.trained(loss_mask, row_mask)
     q = jnp.where(mask, step_rewards, 0.0)
