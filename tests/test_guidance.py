@@ -128,10 +128,10 @@ def credit(table, **settings):
 def test_hints_of_sums():
     found = {p.id: p for p in arithmetic.sums("train", digits=2, hints=True, size=4000)}
     say = lambda *row: arithmetic._hints(row).get("hint")
-    assert say(7, 5) == "7 + 4 = 11, so the answer is 11 + 1."
-    assert say(37, 58) == "37 + 50 = 87, so the answer is 87 + 8."
-    assert say(7, 5, 30) == "7 + 5 = 12, so the answer is 12 + 30."
-    assert say(4, -23) == "4 + -20 = -16, so the answer is -16 + -3."
+    assert say(7, 5) == "7 + 4 = 11, 11 + 1 ="
+    assert say(37, 58) == "37 + 50 = 87, 87 + 8 ="
+    assert say(7, 5, 30) == "7 + 5 = 12, 12 + 30 ="
+    assert say(4, -23) == "4 + -20 = -16, -16 + -3 ="
     assert say(7, 1) is say(7, 0) is None, "one step is all there is"
     none = 0
     for p in found.values():
@@ -144,7 +144,7 @@ def test_hints_of_sums():
         for a, b, total in re.findall(r"(-?\d+) \+ (-?\d+) = (-?\d+)", told):
             assert int(a) + int(b) == int(total)
         assert p.answer not in re.findall(r"-?\d+", told), "the answer is not told"
-        left = re.search(r"answer is (\d+) \+ (\d+)", p.meta["hint"])
+        left = re.search(r"(\d+) \+ (\d+) =$", p.meta["hint"])
         assert int(left[1]) + int(left[2]) == int(p.answer), "and follows in one step"
     assert 0 < none < 0.1 * len(found)
     plain = arithmetic.sums("train", digits=2, size=4000)
@@ -156,6 +156,8 @@ def test_a_hint_takes_the_place_of_the_last_user_message():
     got = _hints.with_hint(base.Prompt("a", chat), "{question} | {hint}", hint="{question}")
     assert [m["content"] for m in got.messages] == ["s", "{hint} is {x}? | {question}"]
     assert chat[1]["content"] == "{hint} is {x}?" and got.id == "a"
+    with pytest.raises(ValueError, match="prompt 'b': got no user message"):
+        _hints.with_hint(base.Prompt("b", chat[:1]), "{question}")
 
 
 # ---- Guide
@@ -324,11 +326,12 @@ def test_hint_tokens_carry_no_loss(guided, scaffolded):
 
 
 def test_another_training_prompt_changes_the_numerator_of_guided_rows_only(guided, scaffolded):
-    """Ratios as the learner forms them, before and after the second block's context changes."""
+    """Ratios as the learner forms them, before and after a block's context changes."""
     learner = build.make_learner(CONFIG, guided[0].model)
     loss = jax.jit(learner.loss)
-    for (tools, batch), moves in ((guided, True), (scaffolded, False)):
-        block = {k: v[1:2] for k, v in batch.table.items()}
+    cases = ((guided, 1, True), (guided, 0, False), (scaffolded, 1, False))  # GRPO: block 0
+    for (tools, batch), at, moves in cases:
+        block = {k: v[at : at + 1] for k, v in batch.table.items()}
         tokens = tools.tokenizer.chat(list(base.chat("9 + 9 = ?")))
         changed = {k: block[k].copy() for k in ("prompt_tokens", "prompt_mask")}
         changed["prompt_tokens"][0, -len(tokens) :] = tokens

@@ -41,10 +41,14 @@ def with_hint(prompt: Prompt, template: str, **texts: str) -> Prompt:
     """The prompt with `template` in place of its last user message.
 
     template: {question} stands for that message, {name} for each of `texts`.
+
+    Raises: ValueError for a prompt without one.
     """
     content = filled(template, {"question": prompt.question, **texts})
-    last = max(i for i, m in enumerate(prompt.messages) if m["role"] == "user")
     messages = list(prompt.messages)
+    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=None)
+    if last is None:
+        raise ValueError(f"prompt {prompt.id!r}: got no user message, expected one to add to")
     messages[last] = {**messages[last], "content": content}
     return dataclasses.replace(prompt, messages=tuple(messages))
 

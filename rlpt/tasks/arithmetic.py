@@ -44,8 +44,8 @@ def sums(
       eval_fraction: share of the unordered operand sets that is held out.
       size: most prompts in a split.
       system: system message; "": none.
-      hints: with meta: "hint", the sum but for its last step, and "tiers", parts of hints that
-        reveal more and more; none where all is said, as in "7 + 1 =".
+      hints: with meta: "hint", the sum up to its last step, as in "7 + 4 = 11, 11 + 1 =", and
+        "tiers", parts of hints that reveal more and more; none where that step is all there is.
       seed: which operand sets are held out, and the order.
     """
     rows = _operands(split, digits, terms, low, high, eval_fraction, size, seed)
@@ -169,10 +169,10 @@ def _hints(row: tuple[int, ...]) -> dict[str, tp.Any]:
         f"Start with {row[0]}.",
         f"{known}.",
         f"Then {rest} is left to add.",
-        f"The answer is {total} + {rest}.",
+        f"{total} + {rest} =",
     ]
     return {
-        "hint": f"{known}, so the answer is {total} + {rest}.",
+        "hint": f"{known}, {total} + {rest} =",
         "tiers": {**_TIERS, "solution": solution},
     }
 
