@@ -24,6 +24,7 @@ from rlpt import config, learner, sharding
 from rlpt.losses import penalties
 from rlpt.losses import preference as pairs
 from rlpt.models import transformer
+from tests.numeric import devices
 
 ROOT = pathlib.Path(__file__).parents[1]
 P, G, L, T, V = 8, 3, 4, 5, 12
@@ -259,7 +260,7 @@ def layouts(tmp_path_factory):
     """layout -> what `compute` gives under it; the devices' is made in a process of its own."""
     path = tmp_path_factory.mktemp("layouts") / "devices.npz"
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": devices(8),
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
