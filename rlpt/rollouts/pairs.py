@@ -2,9 +2,10 @@
 pairs of the policy's own completions.
 
 The column `preference` says which row of a block is better.  Texts are templates over what is known
-of a prompt: {answer}, its reference; {other}, the reference of another prompt of the batch, which
-is wrong here; {name}, what its task keeps under that name in Prompt.meta (a text, or a list of
-messages that ends with the completion), as `tasks.files.jsonl` does with meta=("chosen", ...).
+of a prompt: {question}, its last message; {answer}, its reference; {other}, the reference of
+another prompt of the batch, which is wrong here; {name}, what its task keeps under that name in
+Prompt.meta (a text, or a list of messages that ends with the completion), as `tasks.files.jsonl`
+does with meta=("chosen", ...).
 Rows of external text end with the model's end token, have origin 3, and their sampler_logp is the
 policy's own log-prob, as in `experts.inject`.  Texts that do not fit the largest bucket leave their
 slots empty and are counted: pairs/rows, pairs/missing.
@@ -230,7 +231,8 @@ def _filled(items: Items, templates: tuple[str, ...]) -> list[tuple[str | None, 
     out = []
     for i, (prompt, _) in enumerate(items):
         around = [p.answer for p, _ in items[i + 1 :] + items[:i] if p.answer != prompt.answer]
-        known = {**prompt.meta, "answer": prompt.answer, "other": around[0] if around else None}
+        known = {**prompt.meta, "question": prompt.question, "answer": prompt.answer}
+        known["other"] = around[0] if around else None
         out.append(tuple(_fill(template, known, prompt.id) for template in templates))
     return out
 
