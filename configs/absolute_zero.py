@@ -28,7 +28,7 @@ def get_config(arg: str | None = None):
     c.rollout.fn = "propose.self_play"
     c.rollout.options = dict(executor="executor", language=language, proposers=3, references=2)
     c.rollout.prompts, c.rollout.group = 8, 4
-    c.sampling.prompt_buckets, c.sampling.completion_buckets = (192, 320), (48,)
+    c.sampling.prompt_buckets, c.sampling.completion_buckets = (192, 320), (64,)
     if language == "python":
         c.pool.deadline = 10.0
         c.sampling.prompt_buckets, c.sampling.completion_buckets = (512,), (128,)

@@ -13,7 +13,7 @@ configs/tool_calculator.py, of which the tool and its notation are.
 
 import rlpt.config
 
-SYSTEM = "Answer with a number. Use the calculator for it, as in 2 * 3 = <<2*3=6>>6."
+SYSTEM = "Answer with a number. Use the calculator for it, as in <<2*3>> = 6."
 
 
 def get_config(arg: str | None = None):
@@ -27,7 +27,7 @@ def get_config(arg: str | None = None):
     )
     c.rollout.fn = "turns.with_tool"
     c.rollout.options = dict(
-        tool="calculator", opening="<<", closing="=", reply="{}>>", turns=2, answer=" {answer}"
+        tool="calculator", opening="<<", closing=">>", reply=" = {}", turns=2, answer=" {answer}"
     )
     c.rollout.prompts, c.rollout.group = 8, 8
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (32,)

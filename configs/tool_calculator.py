@@ -1,20 +1,24 @@
-"""GRPO with a calculator: the model writes "<<12*34=", the tool goes on with "408>>".
+"""GRPO with a calculator: the model writes "<<12*34>>", the tool goes on with " = 408".
 
   rlpt train --config configs/tool_calculator.py --workdir runs/tool_calculator
   rlpt train --config configs/tool_calculator.py:runlocal --workdir /tmp/tool_calculator
   rlpt train --config configs/tool_calculator.py:python --workdir runs/tool_python
+  rlpt train --config configs/tool_calculator.py:warm --workdir runs/tool_warm
+  rlpt train --config configs/tool_calculator.py --workdir runs/tool_after_warm \
+    --config.model.source=runs/tool_warm/export
 
 Li et al., "ToRL: Scaling Tool-Integrated RL", arXiv 2503.23383: GRPO, what the tool says is masked
 out of the loss, reward 1 and -1 for the answer, and at most 1 to 2 calls of a Python interpreter.
-The notation is that of GSM8K, arXiv 2110.14168, whose solutions are annotated for a calculator.
-Products of two two-digit numbers are beyond SmolLM2; whoever writes the call has the answer.
-Evaluation completes with the tool too; `rlpt evaluate --plain` does without. With ":python" the
-calls are programs between <python> and </python>, run in the sandbox (docs/sandbox.md).
+The brackets are those of GSM8K, arXiv 2110.14168, whose solutions are annotated for a calculator.
+Products of two two-digit numbers are beyond SmolLM2; whoever writes the call has the answer. It
+hardly ever does of itself: ":warm" shows it some calls first, by imitation. Evaluation completes
+with the tool too; `rlpt evaluate --plain` does without. With ":python" the calls are programs
+between <python> and </python>, run in the sandbox (docs/sandbox.md).
 """
 
 import rlpt.config
 
-SYSTEM = "Answer with a number. Use the calculator for it, as in 2 * 3 = <<2*3=6>>6."
+SYSTEM = "Answer with a number. Use the calculator for it, as in <<2*3>> = 6."
 SYSTEM_PYTHON = (
     "Answer with a number. Use Python for it, as in <python>print(2 * 3)</python> 6\nThe answer is "
     "6."
@@ -22,7 +26,7 @@ SYSTEM_PYTHON = (
 
 
 def get_config(arg: str | None = None):
-    """arg: python for the interpreter; runlocal shrinks the run to the toy model."""
+    """arg: python: the interpreter; warm: imitate calls; runlocal: the toy model, for seconds."""
     c = rlpt.config.default()
     c.steps = 30
     c.tasks = (dict(fn="arithmetic.products", low=10, high=99, system=SYSTEM),)
@@ -31,7 +35,7 @@ def get_config(arg: str | None = None):
         dict(fn="calculator.calculator", name="calculator", weight=0.0),
     )
     c.rollout.fn = "turns.with_tool"
-    c.rollout.options = dict(tool="calculator", opening="<<", closing="=", reply="{}>>", turns=2)
+    c.rollout.options = dict(tool="calculator", opening="<<", closing=">>", reply=" = {}", turns=2)
     c.rollout.prompts, c.rollout.group = 8, 8
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (32,)
     c.advantage = (dict(fn="group.grpo"),)
@@ -49,6 +53,15 @@ def get_config(arg: str | None = None):
             tool="python", opening="<python>", closing="</python>", reply=" {}\n", turns=2
         )
         c.sampling.prompt_buckets, c.sampling.completion_buckets = (80,), (64,)
+    if arg == "warm":
+        c.steps = 8
+        c.rollout.fn, c.rollout.prompts, c.rollout.group = "pairs.demonstrations", 32, 1
+        c.rollout.options = dict(completion="<<{question}>> = {answer}")
+        c.advantage = (dict(fn="group.grpo", allow_singleton=True),)  # of rewards that are all 0
+        c.loss = (dict(fn="preference.nll", aggregate="aggregate.token_mean"),)
+        c.learner.micro_blocks = 8
+        c.optim.lr = 2e-5
+        c.eval.samples = 1
     if arg == "runlocal":
         tool = c.verifiers[1]
         c = rlpt.config.runlocal(c)

@@ -87,6 +87,7 @@ def call(text, tool=calculator.calculator, **settings):
         ("3×4÷2−1", "5"),
         ("2**-1", "0.5"),
         ("1_000*2", "2000"),
+        ("12 * 34 =", "408"),
     ],
 )
 def test_calculator(text, value):

@@ -24,8 +24,8 @@ def with_tool(
     group: int,
     tool: str,
     opening: str = "<<",
-    closing: str = "=",
-    reply: str = "{}>>",
+    closing: str = ">>",
+    reply: str = " = {}",
     turns: int = 4,
     longest: int = 200,
     answer: str = "{answer}",
@@ -33,12 +33,13 @@ def with_tool(
 ) -> tuple[tp.Any, tp.Any]:
     """On-policy completions that may call a tool up to `turns` times each.
 
-    A turn ends behind the token that completes `closing`; what stands between it and the turn's
-    last `opening` is the call.  The verifier `tool` of the config answers it, in the pool, and
-    `reply` with {} for its answer is appended to the row; an answer that is not correct begins with
-    "error: ".  Behind the last call the row goes on to its end, with what is left of the largest
-    completion bucket for all its turns together; where that has no room for the answer and a token,
-    it ends there, truncated, and where one of the stop strings would come about, it just ends.
+    A turn ends behind the token that completes `closing`; what stands between the turn's last
+    `opening` and that is the call, so choose a closing that is not written otherwise.  The verifier
+    `tool` of the config answers it, in the pool, and `reply` with {} for its answer is appended to
+    the row; an answer that is not correct begins with "error: ".  Behind the last call the row goes
+    on to its end, with what is left of the largest completion bucket for all its turns together;
+    where that has no room for the answer and a token, it ends there, truncated, and where one of
+    the stop strings would come about, it just ends.
 
     Columns beside the usual ones: step_id [P,G,T] int32, the turn of a sampled token, from 0, -1
     for others; tool_calls and tool_errors [P,G] int32; answer_tokens [P,A] int32, answer_mask [P,A]
@@ -92,8 +93,8 @@ def complete(
     temperature: float | None = None,
     tool: str,
     opening: str = "<<",
-    closing: str = "=",
-    reply: str = "{}>>",
+    closing: str = ">>",
+    reply: str = " = {}",
     turns: int = 4,
     longest: int = 200,
 ) -> tp.Any:

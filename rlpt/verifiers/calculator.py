@@ -32,13 +32,14 @@ def evaluate(
 ) -> fractions.Fraction:
     """The exact value of an arithmetic expression; nothing in it is run.
 
-    Numbers, + - * / // % ** (or ^), signs and brackets; x, ÷ and − as people write them.
+    Numbers, + - * / // % ** (or ^), signs and brackets; ×, ÷ and − as people write them, and a last
+    equals sign.
 
     Args:
       values: of the names that it may use.
     Raises: ValueError saying what is wrong, of numbers too large and divisions by zero too.
     """
-    text = text.strip().translate(_SIGNS)
+    text = text.strip().removesuffix("=").rstrip().translate(_SIGNS)
     if not text or len(text) > MAX_LENGTH:
         raise ValueError(f"an expression of {len(text)} characters, expected 1 to {MAX_LENGTH}")
     try:
