@@ -10,7 +10,8 @@ verified; steps end with a blank line; Qwen2.5-Math-7B, AMC23 82.5. The process 
 trained on the 369k labelled steps of PRM800K. Here it is a second learner that starts from the
 policy's weights and learns in the run, from outcomes: every prefix predicts its row's verdict. With
 labels of steps, a column of the rollout, point reads=dict(labels=...) at it. The job: sums of three
-digits, one line a step.
+digits, to which SmolLM2 replies in one line or several, each a step; verify/steps/steps counts
+them.
 """
 
 import rlpt.config
@@ -23,13 +24,13 @@ def get_config(arg: str | None = None):
     small = arg == "runlocal"
     c = rlpt.config.default()
     c.steps = 40
-    system = "Add the numbers one after the other, one line for each. End with the sum."
-    c.tasks = (dict(fn="arithmetic.sums", digits=1, terms=3, system=system),)
+    c.tasks = (dict(fn="arithmetic.sums", digits=1, terms=3),)
     c.verifiers = (dict(fn="number.number", name="number"),)
     c.rollout.prompts, c.rollout.group = 8, 8
     c.rollout.fn = "steps.split"
     c.rollout.options = dict(separator="1" if small else "\n")
-    c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (64,)
+    c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (48,)
+    c.sampling.temperature = 0.5
     c.learners.step_model = dict(
         output="value",
         writes="step_values",
