@@ -56,6 +56,67 @@ def verdict(expected: str, low: float, high: float) -> str:
     return "reproduced" if low > 0 else "not reproduced" if high < 0 else "undecided"
 
 
+SHOWN = {  # what else is shown of an arm: curve -> (heading, how it becomes one number)
+    "policy/entropy": ("entropy, last 5 steps", "last"),
+    "rollout/length": ("length, last 5 steps", "last"),
+    "audit_cosine": ("audit cosine, mean", "mean"),
+    "fp_rate": ("estimated fp_rate, last 5", "last"),
+    "fn_rate": ("estimated fn_rate, last 5", "last"),
+    "tree/branch_fraction": ("tokens where the tree parts", "mean"),
+    "tree/depth": ("depth of a row in the tree", "mean"),
+}
+TIMES = ("time/rollout_and_verify", "time/credit", "time/update")
+
+
+def values(run: Json, curve: str) -> np.ndarray:
+    """Of one curve, by step."""
+    return np.array([value for _, value in run["curves"].get(curve, [])])
+
+
+def half_way(run: Json, gain: float) -> float:
+    """The first step whose verdicts (five steps' mean) are half of `gain` above the first ones."""
+    seen = values(run, "verdict/number")
+    if len(seen) < 5:
+        return float("nan")
+    mean = np.convolve(seen, np.ones(5) / 5, "valid")
+    there = np.flatnonzero(mean >= seen[0] + gain / 2)
+    return float(there[0] + 5) if len(there) else float("nan")
+
+
+def details(found: Json) -> list[str]:
+    """A second table: how the arms got there, means over seeds."""
+    base = found["arms"][found["baseline"]]
+    if not base:
+        return []
+    gain = np.mean([r["after"]["pass@1"] - r["before"]["pass@1"] for r in base.values()])
+    columns: dict[str, dict[str, float]] = {}
+    for name, runs in found["arms"].items():
+        for run in runs.values():
+            numbers = {
+                "steps to half of the baseline's gain": half_way(run, float(gain)),
+                "s a step": float(np.median(sum(values(run, t) for t in TIMES))),
+            }
+            for curve, (heading, how) in SHOWN.items():
+                got = values(run, curve)
+                if len(got):
+                    numbers[heading] = float((got[-5:] if how == "last" else got).mean())
+            for k in run["after"]:
+                if k.startswith("pass@"):
+                    numbers[k] = run["after"][k]
+            was, now = run["before"]["correct"], run["after"]["correct"]
+            numbers["prompts gained"] = float(sum(now[p] > 0 and not was[p] for p in now))
+            numbers["lost"] = float(sum(was[p] > 0 and not now[p] for p in now))
+            for heading, value in numbers.items():
+                columns.setdefault(heading, {}).setdefault(name, 0.0)
+                columns[heading][name] += value / len(runs)
+    arms = [name for name, runs in found["arms"].items() if runs]
+    lines = ["", "| | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
+    for heading, cells in columns.items():
+        row = (f"{cells[name]:.3g}" if name in cells else "" for name in arms)
+        lines.append(f"| {heading} | " + " | ".join(row) + " |")
+    return lines
+
+
 def section(claim: str) -> list[str]:
     """The part of the page about one claim."""
     registered = runpy.run_path(str(ROOT / source(claim).partition(":")[0]))
@@ -96,7 +157,7 @@ def section(claim: str) -> list[str]:
         lines.append(
             f"| {name} | {seeds} | {before} | {after} | {other} | {decided} | {seconds:.0f} |"
         )
-    return [*lines, ""]
+    return [*lines, *details(found), ""]
 
 
 def main() -> None:

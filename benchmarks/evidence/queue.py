@@ -52,7 +52,7 @@ def outcome(workdir: pathlib.Path) -> Json:
     kept = {k for row in rows for k in row if k in KEPT or k.startswith(KEPT_PREFIXES)}
     summary = json.loads((workdir / "summary.json").read_text())
     return {
-        "seconds": summary["seconds"],
+        "seconds": summary["seconds"]["all"],
         "versions": summary["versions"],
         **{
             when: {
