@@ -203,6 +203,7 @@ def test_a_verdict_has_to_spread_more_than_min_std(make):
     assert batch.outcomes["dynamic/empty"] == 4
 
 
+@pytest.mark.slow  # as do the runs of tests/test_faults.py, which carry rows too
 def test_training_with_carried_blocks_resumes_exactly(tmp_path):
     def run(name, steps):
         config = toy(steps=steps, rollout__fn="dynamic.refill", rollout__group=8, export=False)

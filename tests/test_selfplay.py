@@ -203,6 +203,14 @@ def test_solutions_of_python():
     assert judged("abduction", "'ba', 2") == judged("abduction", "'ab'") == "incorrect"
     assert judged("induction", "def f(a, n): return ''.join(reversed(a)) * n") == "correct"
     assert judged("induction", "def f(a, n): return a") == "incorrect"
+    task = {
+        **TASK,
+        "program": "def f(x):\n    return [x]",
+        "inputs": ["True"],
+        "outputs": ["[True]"],
+    }
+    assert judged("deduction", "[True]") == "correct"
+    assert judged("deduction", "[1]") == "incorrect", "types count inside of values too"
 
 
 def test_a_program_is_known_by_its_language(make):

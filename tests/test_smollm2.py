@@ -54,7 +54,7 @@ def gap(loaded, tool, batch):
 ITEMS = [(p, 0) for p in arithmetic.sums("train")[:4]]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("temperature", [1.0, pytest.param(0.7, marks=pytest.mark.slow)])
 def test_sampler_and_scorer_agree(setup, temperature):
     loaded, make = setup
     tool = make(temperature=temperature)
@@ -62,6 +62,7 @@ def test_sampler_and_scorer_agree(setup, temperature):
     assert d.mean() <= 1e-5 and d.max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_top_p_ratio_is_the_kept_mass(setup):
     """Uncorrected, E[pi / sampled law] over sampled tokens is the mass that top-p keeps."""
     loaded, make = setup

@@ -143,6 +143,7 @@ def without_times(rows):
     ]
 
 
+@pytest.mark.slow  # the rows of tests/test_faults.py resume from every phase
 def test_resume_in_a_fresh_process_is_bit_for_bit(tmp_path):
     whole, broken = start(tmp_path / "whole"), None
     out, _ = whole.communicate(timeout=300)

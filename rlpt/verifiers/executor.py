@@ -14,6 +14,7 @@ import typing as tp
 from rlpt.tasks import base as tasks_base
 from rlpt.tasks import triplets
 from rlpt.verifiers import base, calculator, number
+from rlpt.verifiers._values import same
 from rlpt.verifiers.sandbox import host
 
 LONGEST = 100  # characters of an input or output
@@ -84,7 +85,7 @@ def executor(
             got = run(answer, [read(text) for text in prompt.answer["inputs"]])
     except ValueError as e:
         return base.judged(False, str(e)[:200])
-    right = all(type(a) is type(b) and a == b for a, b in zip(got, wanted, strict=True))
+    right = all(same(a, b) for a, b in zip(got, wanted, strict=True))
     return base.judged(right, "" if right else "another output")
 
 
