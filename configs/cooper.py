@@ -18,7 +18,7 @@ import rlpt.config
 
 
 def get_config(arg: str | None = None):
-    """arg: runlocal shrinks the run to the toy model."""
+    """arg: runlocal shrinks the run to the toy model; the arm: rules, the verifier rewards."""
     small = arg == "runlocal"
     c = rlpt.config.default()
     c.steps = 40
@@ -44,7 +44,7 @@ def get_config(arg: str | None = None):
     c.scorers = (
         dict(fn="verification.in_context", model="reward_model", output="value", writes="values"),
     )
-    c.shaping = (dict(fn="models.last_value", squash=True),)
+    c.shaping = () if arg == "rules" else (dict(fn="models.last_value", squash=True),)
     c.advantage = (dict(fn="group.grpo"),)
     c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),)
     c.learner.micro_blocks = 2

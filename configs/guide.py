@@ -9,27 +9,34 @@ solution, up to 4 % over GRPO in the mean of math benchmarks. Guided rows are tr
 prompt without the hint, against their log-probs under it. As many guided rows as unguided ones,
 and advantages over both together, are choices made here; so is off_policy.product as the ratio,
 which is unbiased where that per token is not, or off_policy.shaped as the surrogate, which learns
-more from what the policy would hardly say. The job here: SmolLM2 and two-digit sums on a laptop,
-with all of a sum but its last step as the hint.
+more from what the policy would hardly say. The job here: SmolLM2 on a laptop, one-digit sums and,
+with all but the last step as the hint, two-digit sums, which it never gets right at first.
 """
 
 import rlpt.config
 
 
 def get_config(arg: str | None = None):
-    """arg: runlocal shrinks the run to the toy model."""
+    """arg: runlocal shrinks the run to the toy model; the arm: grpo, as many samples, no hints."""
     c = rlpt.config.default()
     c.steps = 40
-    c.tasks = (dict(fn="arithmetic.sums", digits=2, hints=True),)
+    c.tasks = (
+        dict(fn="arithmetic.sums", digits=1, label="small"),
+        dict(fn="arithmetic.sums", low=10, high=99, hints=True, label="large"),
+    )
     c.verifiers = (dict(fn="number.number", name="number"),)
     c.rollout.prompts, c.rollout.group, c.rollout.group_blocks = 8, 4, 2
     c.rollout.fn = "guide.guided"
     c.rollout.options = dict(verifier="number", hint="hint", template="{question}\nHint: {hint}")
+    if arg == "grpo":
+        c.rollout.fn, c.rollout.options = "sample.on_policy", dict()
+        c.rollout.group, c.rollout.group_blocks = 8, 1
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (40, 96), (12,)
     c.advantage = (dict(fn="group.grpo", ddof=0),)
     c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),)
     c.learner.micro_blocks = 2
     c.optim.lr = 1e-5
+    c.eval.prompts = 32  # of each task
     if arg == "runlocal":
         c = rlpt.config.runlocal(c)
         c.tasks = (dict(fn="arithmetic.sums", hints=True, system=""),)

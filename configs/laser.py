@@ -15,8 +15,8 @@ import rlpt.config
 
 
 def get_config(arg: str | None = None):
-    """arg: runlocal shrinks the run to the toy model."""
-    small = arg == "runlocal"
+    """arg: runlocal shrinks the run to the toy model; the arm: grpo, the verdicts are only read."""
+    small, learns = arg == "runlocal", arg != "grpo"
     c = rlpt.config.default()
     c.steps = 40
     c.tasks = (dict(fn="arithmetic.sums", digits=1),)
@@ -31,14 +31,14 @@ def get_config(arg: str | None = None):
         dict(fn="group.grpo"),
         dict(
             fn="verification.self_mixed",
-            share=dict(schedule="step", init=0.0, end=0.1, steps=1 if small else 10),
+            share=dict(schedule="step", init=0.0, end=0.1 * learns, steps=1 if small else 10),
             min_std=0.1,
         ),
     )
     c.loss = (
         dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),
         dict(
-            fn="verification.self_reward_mse", beta=0.1, coef=0.1,
+            fn="verification.self_reward_mse", beta=0.1, coef=0.1 * learns,
             aggregate="verification.class_balanced",
         ),
     )  # fmt: skip

@@ -22,20 +22,21 @@ QUESTION = (
 
 
 def get_config(arg: str | None = None):
-    """arg: runlocal shrinks the run to the toy model."""
+    """arg: runlocal shrinks the run to the toy model; the arm: grpo, without the second task."""
     small = arg == "runlocal"
     c = rlpt.config.default()
     c.steps = 40
     c.tasks = (dict(fn="arithmetic.sums", digits=1),)
     c.verifiers = (dict(fn="number.number", name="number", missing=dict(unparsable="-1")),)
     c.rollout.prompts, c.rollout.group = 8, 8
-    c.rollout.fn = "rise.verifying"
-    c.rollout.options = dict(
-        checks=2,
-        labels=("1", "-0.5", "-1"),
-        template="{question}{reply} {correct}/{incorrect}/{unparsable}?" if small else QUESTION,
-        system="" if small else "Answer with a number.",
-    )
+    if arg != "grpo":
+        c.rollout.fn = "rise.verifying"
+        c.rollout.options = dict(
+            checks=2,
+            labels=("1", "-0.5", "-1"),
+            template="{question}{reply} {correct}/{incorrect}/{unparsable}?" if small else QUESTION,
+            system="" if small else "Answer with a number.",
+        )
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (32, 96), (12,)
     c.shaping = (dict(fn="verification.graded", correct=1.0, wrong=-0.5, unanswered=-1.0),)
     c.advantage = (dict(fn="group.grpo"),)
