@@ -52,7 +52,8 @@ MAY_IMPORT = {
     "lanes": {"generate", "models", "sharding"},
     "scoring": {"columns", "models"},
     "scorers": {"columns", "models", "scorers", "scoring"},
-    "rollouts": {"columns", "config", "rollouts", "search", "tasks.base", "tasks.triplets"},  # the tools come as arguments
+    # the tools come as arguments
+    "rollouts": {"columns", "config", "rollouts", "search", "tasks.base", "tasks.triplets"},
     "chain": {"columns", "config"},
     "probe": {"chain", "columns", "config"},
     "learner": {"columns", "config", "losses", "models", "optim", "scoring", "sharding"},
