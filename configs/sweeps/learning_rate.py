@@ -3,7 +3,7 @@
   rlpt sweep configs/sweeps/learning_rate.py --out runs/learning_rate
   rlpt sweep configs/sweeps/learning_rate.py:runlocal --out /tmp/learning_rate
 
-Expected: about two minutes a run on two CPU cores, 6 runs. A sweep that can be stopped at any moment
+Expected: about two minutes a run on two CPU cores, 6 runs. It can be stopped at any moment
 and started again: benchmarks/sweep_resume.py kills it half-way.
 """
 
