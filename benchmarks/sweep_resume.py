@@ -2,7 +2,7 @@
 
   python -m benchmarks.sweep_resume --out DIR     # the same command goes on where it stopped
 
-runs configs/sweeps/learning_rate.py (two settings, three seeds, twelve steps each) twice: once
+runs configs/sweeps/learning_rate.py (two settings, three seeds, ten steps each) twice: once
 without a break, and once killed with SIGKILL, runs and all, when the fourth run is at its half;
 then the same command again.  Writes benchmarks/results/sweep_resume.json.
 """
@@ -21,7 +21,7 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/sweep_resume.json"
 SWEEP = "configs/sweeps/learning_rate.py"
-HALF = "lr_1e-5-seed0", 6  # the run and its step
+HALF = "lr_1e-5-seed0", 5  # the run and its step
 
 
 def start(out: pathlib.Path, *more: str) -> subprocess.Popen[str]:

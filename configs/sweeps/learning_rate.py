@@ -1,9 +1,9 @@
-"""How fast to learn: two rates on one-digit sums, 12 steps of 32 rows of SmolLM2.
+"""How fast to learn: two rates on one-digit sums, 10 steps of 32 rows of SmolLM2.
 
   rlpt sweep configs/sweeps/learning_rate.py --out runs/learning_rate
   rlpt sweep configs/sweeps/learning_rate.py:runlocal --out /tmp/learning_rate
 
-Expected: about two minutes a run on two CPU cores, 6 runs. It can be stopped at any moment
+Expected: a minute and a half a run on two CPU cores, 6 runs. It can be stopped at any moment
 and started again: benchmarks/sweep_resume.py kills it half-way.
 """
 
@@ -17,10 +17,14 @@ def get_sweep(arg: str | None = None) -> dict:
                 f"lr_{rate}",
                 {
                     "optim.lr": float(rate),
-                    "steps": 12,
+                    "steps": 10,
                     "rollout.prompts": 4,
                     "checkpoint.every": 3,
+                    "checkpoint.keep": 1,  # 1.6 GB each
+                    "checkpoint.keep_best": 0,
                     "eval.every": 0,
+                    "eval.prompts": 16,
+                    "eval.samples": 4,
                     "export": False,
                 },
             )
