@@ -10,7 +10,9 @@ prompt without the hint, against their log-probs under it. As many guided rows a
 and advantages over both together, are choices made here; so is off_policy.product as the ratio,
 which is unbiased where that per token is not, or off_policy.shaped as the surrogate, which learns
 more from what the policy would hardly say. The job here: SmolLM2 on a laptop, one-digit sums and,
-with all but the last step as the hint, two-digit sums, which it never gets right at first.
+with hints, two-digit sums, which it never gets right at first. The hint is the last step alone:
+after nine steps on one-digit sums the model had 15 of 96 two-digit sums right, 5 of 96 with all the
+steps as a hint behind the question, and 10 of 48 when asked for the last step.
 """
 
 import rlpt.config
@@ -27,7 +29,7 @@ def get_config(arg: str | None = None):
     c.verifiers = (dict(fn="number.number", name="number"),)
     c.rollout.prompts, c.rollout.group, c.rollout.group_blocks = 8, 4, 2
     c.rollout.fn = "guide.guided"
-    c.rollout.options = dict(verifier="number", hint="hint", template="{question}\nHint: {hint}")
+    c.rollout.options = dict(verifier="number", hint="step", template="{hint}")
     if arg == "grpo":
         c.rollout.fn, c.rollout.options = "sample.on_policy", dict()
         c.rollout.group, c.rollout.group_blocks = 8, 1

@@ -144,7 +144,8 @@ def test_hints_of_sums():
         for a, b, total in re.findall(r"(-?\d+) \+ (-?\d+) = (-?\d+)", told):
             assert int(a) + int(b) == int(total)
         assert p.answer not in re.findall(r"-?\d+", told), "the answer is not told"
-        left = re.search(r"(\d+) \+ (\d+) =$", p.meta["hint"])
+        left = re.fullmatch(r"(\d+) \+ (\d+) =", p.meta["step"])
+        assert p.meta["hint"].endswith(p.meta["step"])
         assert int(left[1]) + int(left[2]) == int(p.answer), "and follows in one step"
     assert 0 < none < 0.1 * len(found)
     plain = arithmetic.sums("train", digits=2, size=4000)

@@ -44,8 +44,9 @@ def sums(
       eval_fraction: share of the unordered operand sets that is held out.
       size: most prompts in a split.
       system: system message; "": none.
-      hints: with meta: "hint", the sum up to its last step, as in "7 + 4 = 11, 11 + 1 =", and
-        "tiers", parts of hints that reveal more and more; none where that step is all there is.
+      hints: with meta: "hint", the sum up to its last step, as in "7 + 4 = 11, 11 + 1 =",
+        "step", that step alone, and "tiers", parts of hints that reveal more and more; none where
+        that step is all there is.
       seed: which operand sets are held out, and the order.
     """
     rows = _operands(split, digits, terms, low, high, eval_fraction, size, seed)
@@ -173,6 +174,7 @@ def _hints(row: tuple[int, ...]) -> dict[str, tp.Any]:
     ]
     return {
         "hint": f"{known}, {total} + {rest} =",
+        "step": f"{total} + {rest} =",
         "tiers": {**_TIERS, "solution": solution},
     }
 
