@@ -17,4 +17,5 @@ def get_config(arg: str | None = None):
         c.steps = 30
         c.eval.every = 10
         c.checkpoint.every = 10
+        c.checkpoint.keep, c.checkpoint.keep_best = 1, 0
     return c

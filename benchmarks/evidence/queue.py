@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def main() -> None:
             if status:
                 raise SystemExit(f"{claim} {run.name} ended with {status}")
             write(claim, found, out)
+            shutil.rmtree(out / run.name / "checkpoints")  # 1.6 GB
             print(f"{claim} {run.name}: finished", flush=True)
 
 
