@@ -111,6 +111,14 @@ METHODS = {
     "EMPO": "empo",
     "Co-Reward": "co_reward",
 }
+# Close to another row in what they compile: their two updates are in the slow suite.
+RELATED = {
+    *("reinforce_pp_baseline", "maxrl", "dual_clip", "stable_reinforce", "length_penalty"),
+    *("treerl", "cure", "mrt", "verl", "canon", "darling", "outcome_exploration", "recap", "rlcr"),
+    *("truthrl", "fapo", "adaptive_kl", "adaptive_entropy", "overlong", "igpo", "beam", "sft"),
+    *("simpo", "kto", "iterative_dpo", "rubrics_implicit", "brpo", "log_likelihood", "empo"),
+    *("co_reward", "verifree", "pf_ppo"),
+}
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 MODEL = "toy:vocab=24,layers=1,width=16,heads=2,kv_heads=1,ff=16"
 
@@ -235,7 +243,13 @@ def small(name):
     return c
 
 
-@pytest.mark.parametrize("name", METHODS.values(), ids=METHODS.keys())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, id=method, marks=[pytest.mark.slow] if name in RELATED else [])
+        for method, name in METHODS.items()
+    ],
+)
 def test_two_updates(trained, name):
     run = trained(name)
     assert [m["step"] for m in run.metrics] == [1, 2]
