@@ -23,7 +23,13 @@ def get_config(arg: str | None = None):
     c = guide["get_config"](arg)
     c.shaping = (
         dict(fn="noise.inject", unit="sample", **RATES),
-        dict(fn="noise.backward", **RATES),
+        dict(fn="noise.backward", **RATES, writes="corrected"),
     )
-    c.advantage = (dict(fn="tree.tempo", td_coef=1.0, scale="none"), "tree.tree_metrics")
+    tempo = dict(fn="tree.tempo", td_coef=1.0, scale="none")
+    c.advantage = (
+        dict(**tempo, writes="control_advantages"),
+        dict(**tempo, reads=dict(rewards="corrected")),
+        "tree.tree_metrics",
+        "noise.audit",
+    )
     return c
