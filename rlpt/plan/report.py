@@ -237,8 +237,8 @@ def suggestions(config: tp.Any, run: programs.Abstract, found: dict[str, tp.Any]
             options.append(("mesh.rollout='as_trained'", held["rollout_params"] * (1 - 1 / cut)))
         if run.sizes["P"] > parts:
             options.append((f"rollout.prompts={config.rollout.prompts // 2}", held["cache"] / 2))
-    if config.optim.name == "adamw" and not config.optim.mu_dtype:
-        options.append(("optim.mu_dtype='bfloat16'", held["params"] / 2))
+    if config.optim.moments == "float32":
+        options.append(("optim.moments='bfloat16'", held["optimizer"] / 2))
     if run.mesh.shape["data"] > 1:
         state = 2 * held["params"] + held["optimizer"]
         fsdp = 2 * run.mesh.shape["fsdp"]
