@@ -4,9 +4,8 @@
 
 The prompt is "7 + 5 =" under the system text "Answer with a number."; the reward is
 1 when the last number of the reply is right.  Pairs are held out unordered: no a+b
-in training when b+a is held out.  Expected on two CPU cores: 30 steps in about three
-minutes, pass@1 at temperature 1 from about 9 % to over 85 %, greedy from about 40 %
-to over 90 %.
+in training when b+a is held out.  Expected on two CPU cores: 30 steps in three to four
+minutes, pass@1 at temperature 1 from about 5 % to 97 %, greedy from 55 % to 100 %.
 
 Shao et al., "DeepSeekMath", arXiv 2402.03300 (GRPO); clip-higher 0.2/0.28 from Yu et
 al., "DAPO", arXiv 2503.14476.

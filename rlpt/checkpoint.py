@@ -315,7 +315,7 @@ class Checkpointer:
             raise IdentityError(
                 f"checkpoint step {step} in {self.directory} was made with another "
                 f"{'; another '.join(changed)}. Use what it was made with, a new directory, "
-                "or allow the change by name."
+                "or allow the change by name (config.checkpoint.allow)."
             )
 
     def _clear_the_way(self, step: int) -> None:

@@ -62,6 +62,8 @@ def _flags(
     from absl import flags
     from ml_collections import config_flags
 
+    from rlpt import config as config_lib
+
     values = flags.FlagValues()
     define(values)
     if config:
@@ -70,6 +72,8 @@ def _flags(
         )
     flags.DEFINE_boolean("help", False, "show the flags", short_name="h", flag_values=values)
     try:
+        if config and (source := _config_source(argv)):
+            config_lib.check_source(source)
         rest = values([f"rlpt {command}", *argv])[1:]
         if config and not values.help:
             values.config  # noqa: B018  (runs the file)
@@ -81,6 +85,15 @@ def _flags(
     if rest:
         raise SystemExit(f"rlpt {command}: unexpected argument {rest[0]!r}\n\n{USAGE}")
     return values
+
+
+def _config_source(argv: list[str]) -> str:
+    """What --config says, FILE.py[:ARG]; "" if it is not there."""
+    for i, arg in enumerate(argv):
+        name, given, value = arg.partition("=")
+        if name in ("--config", "-config"):
+            return value if given else "".join(argv[i + 1 : i + 2])
+    return ""
 
 
 def _explain(e: BaseException, argv: list[str]) -> str:

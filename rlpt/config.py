@@ -13,7 +13,10 @@ import dataclasses
 import importlib
 import inspect
 import math
+import pathlib
 import pkgutil
+import re
+import runpy
 import typing as tp
 
 from rlpt import columns as columns_lib
@@ -58,6 +61,34 @@ def accepted_names(package: str) -> list[str]:
     return sorted(names)
 
 
+def check_source(source: str, function: str = "get_config") -> None:
+    """Whether FILE.py:ARG is a file, and its argument one that does something there.
+
+    A file whose function gives the same for `arg`, for none and for a word that nobody would take
+    does not know `arg`: a typing error there would silently be another run.
+
+    Raises: FileNotFoundError; ConfigError for an argument that changes nothing.
+    """
+    path, _, arg = source.partition(":")
+    file = pathlib.Path(path)
+    if not file.is_file():
+        near = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        raise FileNotFoundError(f"{path}: no such file." + (suggest(path, near) if near else ""))
+    make = runpy.run_path(path).get(function)
+    if not arg or make is None:
+        return
+    try:
+        made = [str(make(a)) for a in (arg, None, "no-such-argument")]
+    except Exception:  # whatever a config raises for a word that it does not know
+        return
+    if len(set(made)) == 1:
+        words = re.findall(r"\w+", make.__doc__ or "")
+        hint = suggest(arg, words).partition(" Accepted")[0]
+        raise ConfigError(
+            f"{path}: the argument {arg!r} changes nothing there.{hint} See its {function}."
+        )
+
+
 def find(package: str, name: str) -> tp.Any:
     """The object behind 'module.function' of rlpt.<package>, or 'my_pkg.mod:fn'.
 
@@ -72,8 +103,8 @@ def find(package: str, name: str) -> tp.Any:
         except ModuleNotFoundError as e:
             if e.name and module_name.startswith(e.name):
                 raise ConfigError(
-                    f"{package}: cannot import {module_name!r} (from {name!r}); is it "
-                    "on PYTHONPATH?"
+                    f"{package}: cannot import {module_name!r} (from {name!r}); if it lies in "
+                    "this directory, begin the command with PYTHONPATH=."
                 ) from e
             raise
     else:
@@ -87,16 +118,20 @@ def find(package: str, name: str) -> tp.Any:
             found = None
         if found is None:
             raise ConfigError(
-                f"{package}: unknown name {name!r}.{suggest(name, accepted_names(package))}"
+                f"{package}: unknown name {name!r}.{suggest(name, accepted_names(package))} "
+                "A function of your own is module:function, such as my_paper:my_function."
             )
         module = found
     obj = getattr(module, attribute, None)
     if obj is None:
         known = (
-            accepted_names(package) if ":" not in name else [n for n in vars(module) if n[0] != "_"]
+            accepted_names(package)
+            if ":" not in name
+            else [n for n, v in vars(module).items() if n[0] != "_" and inspect.isfunction(v)]
         )
         raise ConfigError(
-            f"{package}: {module.__name__} has no {attribute!r}.{suggest(name, known)}"
+            f"{package}: {module.__name__} has no {attribute!r}.{suggest(name, known)} "
+            "A function of your own is module:function, such as my_paper:my_function."
         )
     return obj
 

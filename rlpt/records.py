@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import typing as tp
 
@@ -125,6 +126,30 @@ def say_arithmetic(config: tp.Any, learner: learner_lib.Learner) -> None:
     say(
         f"         old log-probs: {old}; blocks without advantage: {'skipped' if skips else 'kept'}"
     )
+
+
+def changed_settings(saved: pathlib.Path, config: tp.Any) -> str:
+    """The settings in which a config differs from a run's config.json, as the end of a message."""
+    if not saved.is_file():
+        return ""
+
+    def flat(value: tp.Any, at: str) -> dict[str, str]:
+        if isinstance(value, dict) and value:
+            parts = (flat(v, f"{at}.{k}" if at else k) for k, v in value.items())
+            return {name: text for part in parts for name, text in part.items()}
+        return {at: json.dumps(value)}
+
+    old = flat(json.loads(saved.read_text()), "")
+    new = flat(json.loads(config.to_json_best_effort()), "")
+    lines = [
+        f"\n  {k}: saved {old.get(k, 'nothing')}, now {new.get(k, 'nothing')}"
+        for k in sorted({*old, *new})
+        if old.get(k) != new.get(k)
+    ]
+    if not lines:
+        return ""
+    more = "\n--config.checkpoint.allow=config goes on all the same."
+    return "\nSettings that differ:" + "".join(lines[:20]) + more
 
 
 def say_summary(summary: dict[str, tp.Any], path: pathlib.Path) -> None:

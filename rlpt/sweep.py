@@ -35,6 +35,7 @@ import typing as tp
 import numpy as np
 
 from rlpt import build, metrics, records, statistics
+from rlpt import config as config_lib
 from rlpt.settings import ConfigError, suggest
 
 KEYS = ("config", "settings", "baseline", "seeds", "measures")
@@ -73,9 +74,8 @@ class Sweep:
 
 def _call(source: str, function: str) -> tp.Any:
     """function(arg) of FILE.py:arg; without :arg function()."""
+    config_lib.check_source(source, function)
     path, _, arg = source.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a Python file with {function}()")
     found = runpy.run_path(path).get(function)
     if found is None:
         raise ConfigError(f"{path}: has no {function}(arg)")

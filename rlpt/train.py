@@ -34,7 +34,7 @@ from rlpt import evaluate as evaluate_lib
 from rlpt import learners as learners_lib
 from rlpt import metrics as metrics_lib
 from rlpt import tools as tools_lib
-from rlpt.checkpoint import Checkpointer
+from rlpt.checkpoint import Checkpointer, IdentityError
 from rlpt.columns import Table
 from rlpt.models import hf
 from rlpt.models.load import load
@@ -189,10 +189,13 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         step, saved_at = 0, -1
         host: dict[str, tp.Any] = {"eval_before": None, "seconds": 0.0}
         host |= {"skipped_in_a_row": 0, "silent_in_a_row": 0}
-        saved = checkpointer.restore(
-            {"learners": learners.states, "transforms": transforms},
-            allow=tuple(config.checkpoint.allow),
-        )
+        try:
+            saved = checkpointer.restore(
+                {"learners": learners.states, "transforms": transforms},
+                allow=tuple(config.checkpoint.allow),
+            )
+        except IdentityError as e:
+            raise IdentityError(f"{e}{records.changed_settings(work.config, config)}") from e
         if saved is not None:
             step, device_state, host = saved
             learners.states, transforms = device_state["learners"], device_state["transforms"]
@@ -364,11 +367,12 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             if after is None and held_out:  # the run was resumed at its end
                 after = evaluate("after")
                 metrics.write(step, records.eval_metrics(after))
+        spent = {"train_and_eval": host["seconds"], "all": seconds_before + time.monotonic() - t0}
         summary: dict[str, tp.Any] = {
             "steps": step,
             "eval_before": host["eval_before"],
             "eval_after": after,
-            "seconds": {"train_and_eval": host["seconds"], "all": time.monotonic() - t0},
+            "seconds": spent,  # of all lives of the run; "all" with this one's start
             "versions": build.versions(),
             "verifiers": pool.report(),
             "identity": build.identity(config, loaded),

@@ -116,6 +116,16 @@ def test_data_build_and_train_on_it(tmp_path):
         (("train", "--config", TOY), 1, "--workdir is needed"),
         (("train", "--config", "configs/nowhere.py", "--workdir", "w"), 1, "nowhere.py"),
         (
+            ("train", "--config", "configs/quikstart.py", "--workdir", "w"),
+            1,
+            "configs/quikstart.py: no such file. Did you mean 'configs/quickstart.py'?",
+        ),
+        (
+            ("train", "--config=configs/quickstart.py:runlocl", "--workdir", "w"),
+            1,
+            "the argument 'runlocl' changes nothing there. Did you mean 'runlocal'?",
+        ),
+        (
             ("train", "--config", TOY, "--workdir", "w", "--config.optim.lrr=1"),
             1,
             "config.optim has no key 'lrr' (--config.optim.lrr=1). Did you mean 'lr'? Accepted: b1",

@@ -418,9 +418,9 @@ def test_row_5_a_full_disk_ends_the_run_and_costs_nothing(file, half, whole, tmp
     before = sorted(p.name for p in (half / "checkpoints").iterdir())
     largest = max(p.stat().st_size for p in (half / "checkpoints").rglob("*"))
     log = (half / "rollouts.jsonl").stat().st_size + 100
-    assert 2 * log < largest, "the limit for checkpoints would stop the log"
+    assert 4 * log < largest, "the limit for checkpoints would stop the log"
     process = start(tmp_path)
-    limit = largest // 2 if file == "checkpoint" else log
+    limit = 2 * log if file == "checkpoint" else log  # how Orbax parts its files differs by run
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
     out = output(process)
     assert process.returncode == 1, out

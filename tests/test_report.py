@@ -487,6 +487,10 @@ def test_an_empty_directory_and_a_running_run(tmp_path):
 
 
 def test_what_cannot_be_reported_is_said(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/data.csv").write_text("1")
+    with pytest.raises(FileNotFoundError, match=r"neither metrics.jsonl nor config.json"):
+        page.report([tmp_path / "other"])
     with pytest.raises(FileNotFoundError, match="is not a directory; give the --workdir"):
         page.report([tmp_path / "nowhere"])
     with pytest.raises(ValueError, match="got 0 workdirs, expected 1 to 24"):

@@ -72,7 +72,9 @@ def test_sweeps_of_the_repository(file, tmp_path):
 
 
 def test_there_are_sweeps():
-    assert [f.stem for f in SWEEPS] == ["aggregation", "estimators", "noise_rates", "tempo"]
+    assert [f.stem for f in SWEEPS] == [
+        *("aggregation", "estimators", "learning_rate", "noise_rates", "tempo"),
+    ]
 
 
 def test_overrides_change_one_config_only(tmp_path):

@@ -212,8 +212,11 @@ def test_workdir_in_use(tmp_path):
 
 def test_changed_config_is_refused_unless_allowed(tmp_path):
     train_lib.train(toy(steps=1), tmp_path)
-    with pytest.raises(ValueError, match="config"):
+    with pytest.raises(ValueError, match="config") as refused:
         train_lib.train(toy(steps=2, optim__lr=1e-3), tmp_path)
+    said = str(refused.value)
+    assert "\n  optim.lr: saved 0." in said and "now 0.001\n" in said, said
+    assert "\n  steps: saved 1, now 2\n" in said and "--config.checkpoint.allow=config" in said
     train_lib.train(toy(steps=2, optim__lr=1e-3, checkpoint__allow=("config",)), tmp_path)
 
 

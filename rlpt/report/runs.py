@@ -80,11 +80,17 @@ def is_number(value: tp.Any) -> bool:
 
 
 def read(path: str | os.PathLike[str], name: str = "") -> Run:
-    """Reads a workdir. Raises: FileNotFoundError when it is no directory."""
+    """Reads a workdir. Raises: FileNotFoundError when it is no directory, or not that of a run."""
     where = pathlib.Path(path).expanduser().resolve()
     if not where.is_dir():
         raise FileNotFoundError(
             f"report: {path} is not a directory; give the --workdir of a run of `rlpt train`"
+        )
+    names = {file.name for file in where.iterdir() if not file.name.startswith(".")}
+    if names and not names & {metrics.METRICS_FILE, "config.json"}:  # empty: a run that begins
+        raise FileNotFoundError(
+            f"report: {path} has neither {metrics.METRICS_FILE} nor config.json; give the "
+            "--workdir of a run of `rlpt train`"
         )
     run = Run(name or where.name, where)
     rows: dict[int, Row] = {}
