@@ -106,9 +106,10 @@ def _fit(name: str, new: Table, table: Table) -> Table:
             value = jnp.broadcast_to(value[..., None], shape)
         axes, kind, _ = columns_lib.LEGEND.get(key, ("", "", ""))
         want = {"PG": shape[:2], "PGT": shape, "P": shape[:1]}.get(axes)
+        either = "[P,G] or " if key == "advantages" else ""
         if want is not None and tuple(value.shape) != tuple(want):
             raise ConfigError(
-                f"{name} wrote {key!r} with shape {tuple(value.shape)}, expected "
+                f"{name} wrote {key!r} with shape {tuple(value.shape)}, expected {either}"
                 f"[{','.join(axes)}] = {tuple(want)}"
             )
         out[key] = value.astype(jnp.float32) if kind == "f" else value

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import importlib.metadata
 import itertools
 import json
 import pathlib
+import re
 import sys
 import traceback
 import typing as tp
@@ -110,7 +113,12 @@ def _explain(e: BaseException, argv: list[str]) -> str:
             level, at = level.get(part, {}), f"{at}.{part}"
             if not hasattr(level, "keys"):
                 break
-    return str(e).strip("'\"")
+    text = str(e.args[0] if isinstance(e, KeyError) and e.args else e)
+    if unknown := re.search(r'Key "(\w+)" does not exist', text):  # the rest is the whole config
+        near = re.search(r'Did you mean "(\w+)"', text)
+        hint = f"; did you mean {near[1]!r}?" if near else "; rlpt/settings.py has all of them"
+        return f"{_config_source(argv)}: there is no setting {unknown[1]!r}{hint}"
+    return text
 
 
 def _need(values: tp.Any, command: str, *names: str) -> None:
@@ -466,8 +474,13 @@ def main(argv: list[str] | None = None) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         raise SystemExit(0 if argv else 2)
+    if argv[0] == "--version":
+        print(importlib.metadata.version("rlpt"))
+        raise SystemExit(0)
     if argv[0] not in COMMANDS:
-        print(f"rlpt: unknown command {argv[0]!r}\n\n{USAGE}", file=sys.stderr)
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"{USAGE}\nrlpt: unknown command {argv[0]!r}{hint}", file=sys.stderr)
         raise SystemExit(2)
     try:
         COMMANDS[argv[0]](argv[1:])

@@ -448,11 +448,12 @@ def progress(
 ) -> tp.Iterator[tp.Callable[[int], None]]:
     """A bar for something long: `with progress("evaluate", 200) as advance: advance(8)`.
 
-    Without a terminal there is no bar, but one line at the end with the seconds.
+    Without a terminal there is no bar, but a line every half minute and one at the end.
     show: False: nothing is printed.
     """
     console = rich.console.Console(quiet=not show)
     start, done = time.perf_counter(), 0
+    spoken = start
     with rich.progress.Progress(
         *rich.progress.Progress.get_default_columns(),
         console=console,
@@ -462,9 +463,13 @@ def progress(
         task = bar.add_task(description, total=total)
 
         def advance(n: int = 1) -> None:
-            nonlocal done
+            nonlocal done, spoken
             done += n
             bar.advance(task, n)
+            now = time.perf_counter()
+            if show and not console.is_terminal and now - spoken > 30 and done < total:
+                spoken = now
+                print(f"{description}: {done} of {total}, {now - start:.0f} s", flush=True)
 
         yield advance
     if show and not console.is_terminal:

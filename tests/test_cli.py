@@ -112,7 +112,7 @@ def test_data_build_and_train_on_it(tmp_path):
     ("args", "code", "message"),
     [
         ((), 2, "usage: rlpt COMMAND"),
-        (("trian",), 2, "unknown command 'trian'"),
+        (("trian",), 2, "unknown command 'trian'; did you mean 'train'?"),
         (("train", "--config", TOY), 1, "--workdir is needed"),
         (("train", "--config", "configs/nowhere.py", "--workdir", "w"), 1, "nowhere.py"),
         (
@@ -144,3 +144,14 @@ def test_wrong_commands_say_what_to_do(args, code, message):
     out, err = rlpt(*args, code=code)
     assert message in out + err and "Traceback" not in err
     assert not (ROOT / "w").exists()
+
+
+def test_a_wrong_key_in_a_config_file_is_named(tmp_path):
+    config = tmp_path / "mine.py"
+    text = (
+        "import rlpt.config\ndef get_config():\n    c = rlpt.config.default()\n    c.advantag = ()"
+    )
+    config.write_text(text)
+    _, err = rlpt("train", "--config", config, "--workdir", tmp_path / "run", code=1)
+    said = f"rlpt train: {config}: there is no setting 'advantag'; did you mean 'advantage'?"
+    assert err.strip().splitlines()[-1] == said

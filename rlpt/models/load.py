@@ -95,7 +95,8 @@ def load(source: str | os.PathLike[str], dtype: str = "float32") -> Loaded:
     else:
         raise FileNotFoundError(
             f"model {name!r}: no such directory; expected 'embedded', 'toy', a Hugging Face model "
-            "directory, or a .gguf file. Models are not downloaded: fetch one first, for example "
+            "directory, a .gguf file or, for sample, evaluate and serve, the workdir of a run. "
+            "Models are not downloaded: fetch one first, for example "
             "with `hf download <model> --local-dir <dir>`"
         )
     if tokenizer.vocab_size > config.vocab_size:
