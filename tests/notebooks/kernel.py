@@ -28,8 +28,10 @@ def code(notebook: Notebook) -> list[Notebook]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def run(notebook: Notebook, folder: pathlib.Path) -> str:
+def run(notebook: Notebook, folder: pathlib.Path, tiny: bool = True) -> str:
     """Runs a notebook in a folder in smoke mode, from top to bottom; what its cells printed.
+
+    tiny: its models are, as those of the other tests.
 
     Raises: CellError for the first cell that fails.
     """
@@ -41,6 +43,9 @@ def run(notebook: Notebook, folder: pathlib.Path) -> str:
     )
     environment = {**os.environ, "RLPT_SMOKE": "1", "PYTHONPATH": str(ROOT)}
     environment.pop("RLPT_WORKDIR", None)
+    if not tiny:  # then running takes longer than compiling, which conftest.py makes short
+        for flag in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS"):
+            environment.pop(flag, None)
     with mock.patch.dict(os.environ, environment, clear=True):
         client.execute()
     outputs = [output for cell in code(notebook) for output in cell.outputs]

@@ -21,7 +21,7 @@ def updates(workdir: pathlib.Path) -> list[float]:
 
 
 def test_01_quickstart(tmp_path):
-    printed = run(read("01_quickstart"), tmp_path)
+    printed = run(read("01_quickstart"), tmp_path, tiny=False)
     norms = updates(tmp_path / "runs/01_quickstart")
     assert len(norms) == 2 and min(norms) > 0, norms
     assert "Did you mean 'group.grpo'?" in printed
@@ -29,7 +29,7 @@ def test_01_quickstart(tmp_path):
 
 
 def test_02_your_own_method(tmp_path):
-    printed = run(read("02_your_own_method"), tmp_path)
+    printed = run(read("02_your_own_method"), tmp_path, tiny=False)
     norms = updates(tmp_path / "runs/02_your_own_method")
     assert len(norms) == 2 and min(norms) > 0, norms
     assert "8 groups: all advantages are those of duels" in printed
@@ -39,7 +39,7 @@ def test_02_your_own_method(tmp_path):
 
 
 def test_05_from_trl(tmp_path):
-    printed = run(read("05_from_trl"), tmp_path)
+    printed = run(read("05_from_trl"), tmp_path, tiny=False)
     norms = updates(tmp_path / "runs/05_from_trl")
     assert len(norms) == 2 and min(norms) > 0, norms
     assert "8 groups have the rewards and advantages that TRL would give them" in printed
