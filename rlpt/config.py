@@ -73,7 +73,8 @@ def check_source(source: str, function: str = "get_config") -> None:
     file = pathlib.Path(path)
     if not file.is_file():
         near = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        raise FileNotFoundError(f"{path}: no such file." + (suggest(path, near) if near else ""))
+        hint = suggest(path, near).partition(" Accepted")[0]  # the list would be ninety files
+        raise FileNotFoundError(f"{path}: no such file.{hint}")
     make = runpy.run_path(path).get(function)
     if not arg or make is None:
         return

@@ -148,7 +148,8 @@ def changed_settings(saved: pathlib.Path, config: tp.Any) -> str:
     ]
     if not lines:
         return ""
-    more = "\n--config.checkpoint.allow=config goes on all the same."
+    more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
+    more += "\n--config.checkpoint.allow=config goes on all the same."
     return "\nSettings that differ:" + "".join(lines[:20]) + more
 
 
