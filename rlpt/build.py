@@ -286,16 +286,20 @@ def completion_of(config: tp.Any) -> collections.abc.Callable[..., tp.Any] | Non
 
     A rollout whose completions take more than that, such as a tool's answers or a search, notes how
     one is made: fn.complete(tools, items, *, group, step, purpose, temperature, ...), with settings
-    of the rollout behind these.
+    of the rollout behind these.  One made of others says which counts: fn.evaluated_as(**its
+    settings), an entry dict(fn=, **settings).
     """
-    fn = config_lib.find("rollouts", config.rollout.fn)
+    spec = {"fn": config.rollout.fn, **config.rollout.options}
+    fn = config_lib.find("rollouts", spec["fn"])
+    while inner := getattr(fn, "evaluated_as", None):
+        own = inspect.signature(inner).parameters
+        spec = dict(inner(**{k: v for k, v in spec.items() if k in own}))
+        fn = config_lib.find("rollouts", spec["fn"])
     complete = getattr(fn, "complete", None)
     if complete is None:
         return None
     own = inspect.signature(complete).parameters
-    return functools.partial(
-        complete, **{k: v for k, v in config.rollout.options.items() if k in own}
-    )
+    return functools.partial(complete, **{k: v for k, v in spec.items() if k in own})
 
 
 def load_tasks(config: tp.Any) -> tuple[list[Source], list[Prompt]]:

@@ -307,6 +307,14 @@ def test_evaluation_completes_as_the_rollout_does(make):
     assert called and all(a.startswith(b.partition("9")[0] + "9") for a, b in called)
     assert any(a != b for a, b in called), "nobody heard the tool"
     assert build.completion_of(toy()) is None
+    entry = dict(fn=config.rollout.fn, **config.rollout.options)
+    plain_entry = dict(fn="sample.on_policy")
+    for stages, found in (((plain_entry, entry), complete), ((entry, plain_entry), None)):
+        staged = toy(rollout__fn="stages.by_step")
+        staged.rollout.options = dict(stages=(stages[0] | dict(steps=1), stages[1]))
+        build.check(staged)
+        last = build.completion_of(staged)
+        assert found is last is None or (last.func, last.keywords) == (found.func, found.keywords)
     result = evaluate.evaluate(tools, prompts, samples=8, blocks=4, greedy=False, complete=complete)
     heard = [[c.text[:1].isdigit() for c in group] for group in rows]
     assert result["pass@1"] == pytest.approx(np.mean(heard)) and "chosen" not in result
