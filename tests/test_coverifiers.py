@@ -93,6 +93,10 @@ def test_questions_about_replies_are_prompts_of_their_own(make):
     n = batch.outcomes
     assert (n["digit/correct"], n["digit/unparsable"], n["digit/timeout"]) == (2, 1, 1)
     assert n["rise/checks"] == 2 and n["rise/too_long"] == 0
+    assert batch.table["train_mask"].all()
+    read = verified(make("1u00 x010", "1011 u100", unparsable="-1"), train=False)
+    assert read.table["train_mask"].all(1).tolist() == [True, True, False, False]
+    assert not read.table["train_mask"][2:].any() and read.outcomes == n
     kinds = [{v: k for k, v in of.items()}[second[4 * k][1].answer] for k in (0, 1)]
     want = dict.fromkeys(rise.OUTCOMES, 0)
     for kind, right in zip(kinds, (3, 1), strict=True):
@@ -241,12 +245,15 @@ def test_agreement():
     cut = jnp.array([[False] * 5 + [True]])
     got = both(verification.agreement, said, right, cut, rows)
     # one right and one wrong verdict on each side
-    want = dict(on_correct=0.5, on_wrong=0.5, accuracy=0.5, f1=0.5, error=(0.1 + 0.8) * 2 / 4)
+    want = dict.fromkeys(("on_correct", "on_wrong", "accuracy", "f1"), 0.5)
+    want |= dict(error=(0.1 + 0.8) * 2 / 4, auc=0.75)
     want = {f"metrics/self/{k}": v for k, v in want.items()}
     assert {k: float(v) for k, v in got.items()} == pytest.approx(want, abs=1e-6)
     sure = verification.agreement(right, right, cut, rows)
     assert float(sure["metrics/self/f1"]) == 1 and float(sure["metrics/self/error"]) == 0
+    assert float(sure["metrics/self/auc"]) == 1
     none = verification.agreement(said, right, cut | True, rows)
+    assert float(none.pop("metrics/self/auc")) == 0.5
     assert not any(float(v) for v in none.values())
 
 

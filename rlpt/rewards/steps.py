@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt.rewards import _ranking
+
 
 def value_scores(values: jax.Array, completion_mask: jax.Array) -> dict[str, jax.Array]:
     """What a process reward model says when a token has been read: p(good) - p(bad).
@@ -78,15 +80,7 @@ def separation(
     rows = rows if row_mask is None else rows & row_mask
     right, wrong = rows & (rewards > threshold), rows & ~(rewards > threshold)
 
-    def auc(total: jax.Array, right: jax.Array, wrong: jax.Array) -> jax.Array:
-        more = jnp.sign(total[:, :, None] - total[:, None, :]) / 2.0 + 0.5
-        pair = right[:, :, None] & wrong[:, None, :]
-        count = jnp.sum(pair)
-        share = jnp.sum(jnp.where(pair, more, 0.0)) / jnp.maximum(count, 1)
-        return jnp.where(count > 0, share, 0.5)
-
-    whole = (x.reshape(1, -1) for x in (total, right, wrong))
     return {
-        "metrics/steps/auc": auc(*whole),
-        "metrics/steps/auc_group": auc(total, right, wrong),
+        "metrics/steps/auc": _ranking.auc(*_ranking.whole(total, right, wrong)),
+        "metrics/steps/auc_group": _ranking.auc(total, right, wrong),
     }

@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt.rewards import _ranking
+
 
 def graded(
     rewards: jax.Array,
@@ -65,6 +67,8 @@ def agreement(
     Returns: scalars metrics/self/on_correct and metrics/self/on_wrong (share of right verdicts on
       right and on wrong completions), metrics/self/accuracy, metrics/self/f1 (of calling a
       completion right) and metrics/self/error (mean |r_s - r|); 0 where there are no such rows.
+      metrics/self/auc: the share of pairs of a right and a wrong completion of the batch in which
+      the right one has the higher r_s, whatever the threshold; 0.5 where there is no pair.
     """
     chex.assert_equal_shape([self_rewards, rewards, truncated])
     rows = ~truncated if row_mask is None else ~truncated & row_mask
@@ -80,4 +84,7 @@ def agreement(
         "metrics/self/accuracy": share(said == right, rows),
         "metrics/self/f1": 2.0 * jnp.sum(rows & said & right) / jnp.maximum(named, 1),
         "metrics/self/error": share(jnp.abs(self_rewards - right), rows),
+        "metrics/self/auc": _ranking.auc(
+            *_ranking.whole(self_rewards, rows & right, rows & ~right)
+        ),
     }

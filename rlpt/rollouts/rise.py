@@ -30,6 +30,7 @@ def verifying(
     labels: tuple[str, ...] = LABELS,
     template: str = CRITERIA,
     system: str = "",
+    train: bool = True,
 ) -> tuple[tp.Any, tp.Any]:
     """On-policy groups, of which `checks` are for questions about the others' completions.
 
@@ -51,6 +52,7 @@ def verifying(
       labels: what to call a reply that is correct, incorrect, unparsable; all different.
       template: the question, with {question}, {reply}, {correct}, {incorrect}, {unparsable}.
       system: its system message; "": none.
+      train: False: the judgements are counted, and nothing is learnt from them.
     Returns: ({"policy": batch}, state).
 
     Raises: ValueError for checks outside 1 to prompts - 1, other than three different labels, or an
@@ -114,5 +116,6 @@ def verifying(
         counts[f"rise/{kind}/rows"] = int(judged.table["row_mask"][blocks].sum())
         counts[f"rise/{kind}/right"] = int(right[blocks].sum())
     judged.outcomes.clear()
+    judged.table["train_mask"] &= train
     batch.outcomes = counts
     return {"policy": tools.concatenate([batch, judged])}, state
