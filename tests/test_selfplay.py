@@ -213,6 +213,19 @@ def test_solutions_of_python():
     assert judged("deduction", "[1]") == "incorrect", "types count inside of values too"
 
 
+def test_what_is_taught_is_right():
+    splits = [triplets.taught(split, size=300) for split in ("train", "eval")]
+    for prompt in splits[0] + splits[1]:
+        verdict = executor.executor(base.Trajectory(prompt.meta["reply"]), prompt)
+        assert verdict.outcome == "correct", (prompt.question, prompt.meta["reply"])
+    kinds = {(p.meta["role"], p.meta["type"]) for p in splits[1]}
+    assert len(kinds) == 6
+    train, held_out = (
+        {p.answer["program"] for p in split if p.meta["role"] == triplets.SOLVE} for split in splits
+    )
+    assert train and held_out and not train & held_out
+
+
 def test_a_program_is_known_by_its_language(make):
     with pytest.raises(ValueError, match="language: got 'lisp', expected one of arithmetic, pyth"):
         executor._prepare(language="lisp")

@@ -14,7 +14,9 @@ wording is our own.
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import json
+import random
 import re
 import typing as tp
 
@@ -162,3 +164,63 @@ def read_answer(text: str) -> str | None:
     """What a solver answers; None: not in the form."""
     found = last_tag(text, "answer")
     return found.strip() if found and found.strip() else None
+
+
+# What `taught` shows: a program, and the same as a function of x and its two numbers.
+_TAUGHT: tuple[tuple[str, collections.abc.Callable[[int, int, int], int]], ...] = (
+    ("x * {a} + {b}", lambda x, a, b: x * a + b),
+    ("(x + {a}) * {b}", lambda x, a, b: (x + a) * b),
+    ("x * {a} - {b}", lambda x, a, b: x * a - b),
+    ("x + {a} + {b}", lambda x, a, b: x + a + b),
+)
+
+
+def taught(
+    split: str,
+    *,
+    size: int = 600,
+    cases: int = 4,
+    verifier: str = "executor",
+    eval_fraction: float = 0.3,
+    seed: int = 0,
+) -> list[base.Prompt]:
+    """Proposals and solutions in arithmetic to be imitated: a warm-up for self-play.
+
+    Prompts of proposers (without references) and of solvers, of the types in turn, about programs
+    such as "x * 3 + 2"; meta "reply" is one that the verifier takes.  A program is in one split.
+
+    Args:
+      size: draws over both splits; the same one twice is one prompt.
+      cases: inputs that a proposer of induction is asked for.
+      verifier: name of the `verifiers.executor.executor` that judges replies.
+      eval_fraction: share of the programs that is held out.
+      seed: of the draws.
+
+    Raises: TaskError where nothing is left of a split.
+    """
+    base.check_split(split)
+    draws = random.Random(seed)
+    prompts: dict[str, base.Prompt] = {}
+    for i in range(size):
+        kind = TYPES[i % len(TYPES)]
+        (form, value), a, b = draws.choice(_TAUGHT), draws.randint(2, 9), draws.randint(2, 9)
+        inputs = draws.sample(range(1, 13), cases if kind == "induction" else 1)
+        task: Task = {
+            "type": kind,
+            "program": form.format(a=a, b=b),
+            "inputs": [str(x) for x in inputs],
+            "outputs": [str(value(x, a, b)) for x in inputs],
+            "message": f"it uses {a} and {b}",
+        }
+        if i // len(TYPES) % 2:
+            solution = {"deduction": "outputs", "abduction": "inputs"}
+            found = task[solution[kind]][0] if kind in solution else task["program"]
+            prompt, reply = ask_for_solution(task, verifier), _tagged("answer", found)
+        else:
+            name = f"taught:{i}"
+            prompt = ask_for_task("arithmetic", kind, (), task["program"], cases, name, verifier)
+            reply = _shown(task)
+        if base.split_of(task["program"], eval_fraction, seed) == split:
+            meta = {**prompt.meta, "reply": reply}
+            prompts[prompt.id] = dataclasses.replace(prompt, meta=meta, task="taught")
+    return base.checked(list(prompts.values()), "taught")
