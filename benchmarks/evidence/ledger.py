@@ -5,6 +5,7 @@ python -m benchmarks.evidence.ledger
 
 from __future__ import annotations
 
+import collections.abc
 import json
 import runpy
 import typing as tp
@@ -26,23 +27,36 @@ def solved(run: Json, measure: str) -> dict[str, float]:
     return {name: 1.0 - float(tail(c)) for name, c in run["after"]["correct"].items()}
 
 
-def difference(arm: Json, base: Json, measure: str, seed: int = 0) -> tuple[float, float, float]:
-    """Mean and 95 % percentile bootstrap of arm - base, over seeds and within them over prompts.
+Units = collections.abc.Mapping[str, float]  # a quantity by unit, such as a prompt
+
+
+def difference(
+    arm: collections.abc.Mapping[str, Units],
+    base: collections.abc.Mapping[str, Units],
+    paired: bool = True,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Mean and 95 % percentile bootstrap of arm - base, over seeds and within them over units.
 
     Args:
-      arm, base: {seed: run}; seeds and prompts that both have are paired.
+      arm, base: {seed: {unit: value}}; seeds that both have are paired.
+      paired: units too; False: those of each arm are drawn by themselves.
     """
-    pairs = []
+    samples = []  # by seed: arrays whose means are added
     for name in sorted(set(arm) & set(base)):
-        a, b = solved(arm[name], measure), solved(base[name], measure)
-        pairs.append(np.array([a[p] - b[p] for p in sorted(set(a) & set(b))]))
+        a, b = arm[name], base[name]
+        if paired:
+            samples.append([np.array([a[p] - b[p] for p in sorted(set(a) & set(b))])])
+        else:
+            samples.append([np.array(list(a.values())), -np.array(list(b.values()))])
     draws = np.random.default_rng(seed)
+    mean = lambda parts: sum(draws.choice(x, len(x)).mean() for x in parts)  # noqa: E731
     means = np.empty(DRAWS)
     for i in range(DRAWS):
-        chosen = draws.integers(len(pairs), size=len(pairs))
-        means[i] = np.mean([draws.choice(pairs[j], len(pairs[j])).mean() for j in chosen])
+        chosen = draws.integers(len(samples), size=len(samples))
+        means[i] = np.mean([mean(samples[j]) for j in chosen])
     low, high = np.quantile(means, (0.025, 0.975))
-    return float(np.mean([p.mean() for p in pairs])), float(low), float(high)
+    return float(np.mean([sum(x.mean() for x in p) for p in samples])), float(low), float(high)
 
 
 def verdict(expected: str, low: float, high: float) -> str:
@@ -127,27 +141,44 @@ def section(claim: str) -> list[str]:
         return [*lines, "Not run yet.", ""]
     found = json.loads(path.read_text())
     measure = registered.get("MEASURE", "pass@1")
-    base = found["arms"][found["baseline"]]
+    units = registered.get("units", lambda run: solved(run, measure))
+    own = "units" in registered  # a quantity that is not the measure
+    values_of = {
+        name: {seed: units(run) for seed, run in runs.items()}
+        for name, runs in found["arms"].items()
+    }
+    base, against = values_of[found["baseline"]], found["baseline"]
+    if "AGAINST" in registered:  # a constant, such as chance
+        against = registered["AGAINST"]
+    quantity = f" {registered['QUANTITY']} |" if own else ""
     lines += [
-        f"| arm | seeds | {measure} before | after | minus {found['baseline']} | verdict | s |",
-        "|---|---|---|---|---|---|---|",
+        f"| arm | seeds | {measure} before | after |{quantity} minus {against} | verdict | s |",
+        "|---|---|---|---|---|---|---|" + "---|" * own,
     ]
     for name, runs in found["arms"].items():
         if not runs:
-            lines.append(f"| {name} | none yet | | | | | |")
+            lines.append(f"| {name} | none yet | | | | | |" + " |" * own)
             continue
         before, after = (
             " ".join(f"{run[when][measure]:.3f}" for run in runs.values())
             for when in ("before", "after")
         )
+        if own:
+            after += " | " + " ".join(
+                f"{np.mean(list(by_unit.values())):.3f}" for by_unit in values_of[name].values()
+            )
         other, decided = "", ""
-        if name == found["baseline"]:
+        if "AGAINST" in registered:
+            base = {
+                seed: dict.fromkeys(by_unit, against) for seed, by_unit in values_of[name].items()
+            }
+        elif name == found["baseline"]:
             other = "baseline"
-        elif set(runs) & set(base):
-            mean, low, high = difference(runs, base, measure)
+        if not other and set(runs) & set(base):
+            mean, low, high = difference(values_of[name], base, registered.get("PAIRED", True))
             other = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
             if name in registered["EXPECTED"]:
-                few = len(set(runs) & set(base)) < 3
+                few = len(set(runs) & set(base)) < len(found["seeds"])
                 decided = registered["EXPECTED"][name] + ": "
                 decided += (
                     "too few seeds" if few else verdict(registered["EXPECTED"][name], low, high)

@@ -31,13 +31,24 @@ CLAIMS = {  # name -> file of benchmarks/evidence, with its argument
     "tempo": "tempo.py",
     "pass_at_k": "pass_at_k.py",
     "tempo_three_sums": "tempo.py:three_sums",
+    # one seed each
+    **{
+        name: f"{name}.py"
+        for name in (
+            *("guide", "verifier_free", "laser", "rise", "prime", "tool", "cooper", "recipe"),
+            *("pure", "absolute_zero"),
+        )
+    },
 }
 KEPT = (
     *("eval/pass@1", "reward/mean", "verdict/number", "policy/entropy", "policy/grad_norm"),
     *("rollout/length", "rollout/truncated", "time/rollout_and_verify", "time/credit"),
     "time/update",
 )
-KEPT_PREFIXES = ("audit_", "tree/", "fp_rate", "fn_rate")  # what methods wrote
+KEPT_PREFIXES = (  # what methods wrote
+    *("audit_", "tree/", "fp_rate", "fn_rate", "self/", "steps/", "vote/", "verify/rise/"),
+    *("verify/guide/", "verify/scaf/", "verify/tool/", "verify/selfplay/"),
+)
 Json = dict[str, tp.Any]
 
 
@@ -74,7 +85,9 @@ def write(claim: str, found: sweep.Sweep, out: pathlib.Path) -> None:
     for run in runs:
         arms[run.setting][str(run.seed)] = outcome(out / run.name)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"source": found.source, "baseline": found.baseline, "arms": arms})
+    seeds = sorted({run.seed for run in found.runs})
+    whole = {"source": found.source, "baseline": found.baseline, "seeds": seeds, "arms": arms}
+    text = json.dumps(whole)
     (RESULTS / f"{claim}.json").write_text(text + "\n")
 
 

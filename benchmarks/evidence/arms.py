@@ -1,0 +1,48 @@
+"""Arms of a claim that are configs of their own: what the runs of single methods share."""
+
+from __future__ import annotations
+
+import pathlib
+import runpy
+import typing as tp
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+BASE = "configs/quickstart.py"  # the config of such a sweep, of which its arms replace all
+
+
+def arm(file: str, arg: str | None = None, **changes: tp.Any) -> dict[str, tp.Any]:
+    """Every field of configs/FILE.py:ARG, as the overrides of a sweep's setting.
+
+    30 steps at a learning rate that falls linearly to a tenth, evaluated before and after.
+
+    Args:
+      changes: fields to change, with __ for the dots, such as steps=20, eval__prompts=48.
+    """
+    c = runpy.run_path(str(CONFIGS / f"{file}.py"))["get_config"](arg)
+    own = dict(
+        steps=30, optim__schedule="linear", optim__end_lr_fraction=0.1, eval__prompts=48,
+        eval__every=0, checkpoint__every=15, checkpoint__keep=1, checkpoint__keep_best=0,
+        export=False, log__tensorboard=False,
+    )  # fmt: skip
+    for name, value in {**own, **changes}.items():
+        *path, last = name.split("__")
+        node = c
+        for key in path:
+            node = node[key]
+        node[last] = value
+    return dict(c.items())
+
+
+def sweep(
+    arg: str | None, arms: dict[str, dict[str, tp.Any]], baseline: str, **short: tp.Any
+) -> dict[str, tp.Any]:
+    """The sweep of these arms with one seed.
+
+    Args:
+      arg: "short": one step and an evaluation of two prompts, to see that the arms run.
+    """
+    if arg == "short":
+        for own in arms.values():
+            own["steps"] = 1
+            own["eval"].prompts, own["eval"].samples = 2, 2
+    return dict(config=BASE, settings=list(arms.items()), baseline=baseline, seeds=(0,))

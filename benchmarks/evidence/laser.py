@@ -1,0 +1,28 @@
+"""LaSeR: the likelihood of one token behind a reply becomes the policy's verdict on it.
+
+Yang et al., arXiv 2510.14943. One-digit products, 30 steps of 64 rows; in the arm grpo the token
+is read and not trained. Quantity: the share of pairs of a right and a wrong completed reply of a
+batch in which the right one has the higher self-reward, mean over the last 10 steps; units of the
+interval are steps. Registered: laser minus grpo is above 0; pass@1 is reported. Baseline: grpo.
+"""
+
+from benchmarks.evidence import arms
+
+CLAIM = "LaSeR's last token tells right replies from wrong ones"
+QUANTITY = "AUC of the self-reward, last 10 steps"
+EXPECTED = {"laser": "above"}
+TASKS = (dict(fn="arithmetic.products"),)
+
+
+def units(run: dict) -> dict[str, float]:
+    """{step: AUC}."""
+    return {str(step): value for step, value in run["curves"]["self/auc"][-10:]}
+
+
+def get_sweep(arg: str | None = None) -> dict:
+    """arg: short."""
+    found = {name: arms.arm("laser", arg, tasks=TASKS) for name, arg in ARMS.items()}
+    return arms.sweep(arg, found, "grpo")
+
+
+ARMS = {"grpo": "grpo", "laser": None}
