@@ -47,7 +47,7 @@ def jobs() -> dict[str, list[str]]:
                 "--config", f"configs/{WEAK}.py", "--topology", topology,
                 f"--config.mesh.fsdp={count}", f"--config.rollout.prompts={2 * count}",
                 f"--config.learner.micro_blocks={count}",
-                f"--config.model.logits_chunk={2048 * count}",
+                f"--config.model.logits_chunk={2**28 * count}",
             ]  # fmt: skip
     return out
 
