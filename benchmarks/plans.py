@@ -15,6 +15,7 @@ import collections.abc
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 import time
@@ -41,13 +42,16 @@ def jobs() -> dict[str, list[str]]:
         name: ["--config", f"configs/{name}.py", "--topology", topology]
         for name, topology in RECIPES.items()
     }
+    small = runpy.run_path(str(ROOT / f"configs/{WEAK}.py"))["get_config"]()
     for count, topology in CHIPS.items():
         if topology != RECIPES[WEAK]:
+            times = count // small.mesh.fsdp
             out[f"{WEAK} on {count}"] = [
                 "--config", f"configs/{WEAK}.py", "--topology", topology,
-                f"--config.mesh.fsdp={count}", f"--config.rollout.prompts={2 * count}",
-                f"--config.learner.micro_blocks={count}",
-                f"--config.model.logits_chunk={2**28 * count}",
+                f"--config.mesh.fsdp={count}",
+                f"--config.rollout.prompts={times * small.rollout.prompts}",
+                f"--config.learner.micro_blocks={times * small.learner.micro_blocks}",
+                f"--config.model.logits_chunk={times * small.model.logits_chunk}",
             ]  # fmt: skip
     return out
 
