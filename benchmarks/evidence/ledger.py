@@ -72,6 +72,8 @@ def verdict(expected: str, low: float, high: float) -> str:
 
 SHOWN = {  # what else is shown of an arm: curve -> (heading, how it becomes one number)
     "policy/entropy": ("entropy, last 5 steps", "last"),
+    "policy/sampler_gap": ("sampler gap, mean", "mean"),
+    "policy/clip_fraction": ("clipped share, mean", "mean"),
     "rollout/length": ("length, last 5 steps", "last"),
     "audit_cosine": ("audit cosine, mean", "mean"),
     "fp_rate": ("estimated fp_rate, last 5", "last"),
@@ -119,6 +121,7 @@ def details(found: Json) -> list[str]:
                     numbers[k] = run["after"][k]
             was, now = run["before"]["correct"], run["after"]["correct"]
             numbers["prompts gained"] = float(sum(now[p] > 0 and not was[p] for p in now))
+            numbers["alarm rang"] = float(run.get("alarm", False))
             numbers["lost"] = float(sum(was[p] > 0 and not now[p] for p in now))
             for heading, value in numbers.items():
                 columns.setdefault(heading, {}).setdefault(name, 0.0)

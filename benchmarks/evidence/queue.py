@@ -21,6 +21,8 @@ import time
 import typing as tp
 
 from rlpt import metrics, sweep
+from rlpt.report import alarm
+from rlpt.report import runs as runs_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results/evidence"
@@ -36,11 +38,13 @@ CLAIMS = {  # name -> file of benchmarks/evidence, with its argument
         name: f"{name}.py"
         for name in (
             *("guide", "verifier_free", "laser", "rise", "prime", "tool", "cooper", "recipe"),
-            *("pure", "absolute_zero"),
+            *("pure", "absolute_zero", "flips", "spurious", "length_bias", "clip_higher"),
+            *("dynamic", "gspo_clipped", "tis", "hacking"),
         )
     },
 }
 KEPT = (
+    *("policy/clip_fraction", "policy/sampler_gap", "reward/zero_variance_groups"),
     *("eval/pass@1", "reward/mean", "verdict/number", "policy/entropy", "policy/grad_norm"),
     *("rollout/length", "rollout/truncated", "time/rollout_and_verify", "time/credit"),
     "time/update",
@@ -63,7 +67,10 @@ def outcome(workdir: pathlib.Path) -> Json:
     rows = metrics.read_jsonl(workdir / "metrics.jsonl")
     kept = {k for row in rows for k in row if k in KEPT or k.startswith(KEPT_PREFIXES)}
     summary = json.loads((workdir / "summary.json").read_text())
+    run = runs_lib.read(workdir)
+    rung = alarm.hacking(run.series("reward/mean"), alarm.held_out(run))
     return {
+        "alarm": rung is not None,
         "seconds": summary["seconds"]["all"],
         "versions": summary["versions"],
         **{

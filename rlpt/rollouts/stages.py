@@ -63,24 +63,24 @@ def by_step(
 ) -> tuple[tp.Any, tp.Any]:
     """The rollout of the stage that a step is in: a recipe of several stages in one run.
 
-      All stages draw from one stream; each has a state of its own, which waits while others run.
-      Columns that only some stages make are there in all: NaN, -1 or False elsewhere.  What a loss
-      term does in which stage is said by its coefficient, a schedule of the step.  An evaluation
+    All stages draw from one stream; each has a state of its own, which waits while others run.
+    Columns that only some stages make are there in all: NaN, -1 or False elsewhere.  What a loss
+    term does in which stage is said by its coefficient, a schedule of the step.  An evaluation
     completes prompts as the last stage does.
 
-      Args:
-        stream, tools: as in `sample.on_policy`.
-        state: None, or {stage: its state} as this function returned it; JSON.
-        prompts, group: of a stage that does not say otherwise.  Blocks of another number or width are
-          compiled anew; the number must suit the learners' micro_blocks.
-        stages: dict(fn=, steps=, **settings) each, in order; `steps` is how long, 0: to the end, and
-          `task` the label of the entry of config.tasks that its prompts are of, default any.
-      Returns: the stage's batches, and the state.
+    Args:
+      stream, tools: as in `sample.on_policy`.
+      state: None, or {stage: its state} as this function returned it; JSON.
+      prompts, group: of a stage that does not say otherwise.  Blocks of another number or width are
+        compiled anew; the number must suit the learners' micro_blocks.
+      stages: dict(fn=, steps=, **settings) each, in order; `steps` is how long, 0: to the end, and
+        `task` the label of the entry of config.tasks that its prompts are of, default any.
+    Returns: the stage's batches, and the state.
 
-      Raises: ValueError for no stages or steps below 1 in any but the last; ConfigError, at the
-        start of a run, for what `rollout` refuses.
+    Raises: ValueError for no stages or steps below 1 in any but the last; ConfigError, at the
+      start of a run, for what `rollout` refuses.
 
-      Reference: Lambert et al., "TULU 3", arXiv:2411.15124 (SFT, DPO, RL with verifiable rewards).
+    Reference: Lambert et al., "TULU 3", arXiv:2411.15124 (SFT, DPO, RL with verifiable rewards).
     """
     at = _stage(stages, step)
     states = dict(state or {})

@@ -1,0 +1,28 @@
+"""Claim 5d: GSPO clips far more tokens than GRPO, and learns as well.
+
+Zheng et al., arXiv 2507.18071 (two orders of magnitude more). One-digit products, four optimizer
+steps a batch; the ranges are theirs. Quantity: the clipped share of tokens over the last 20 steps;
+units of the interval are steps. Registered: gspo minus grpo is above 0; pass@1 is reported.
+Baseline: grpo.
+"""
+
+from benchmarks.evidence import arms
+
+CLAIM = "GSPO clips far more tokens than GRPO"
+QUANTITY = "clipped share, last 20 steps"
+EXPECTED = {"gspo": "above"}
+TASKS = (dict(fn="arithmetic.products"),)
+
+
+def units(run: dict) -> dict[str, float]:
+    """{step: share}."""
+    return {str(step): value for step, value in run["curves"]["policy/clip_fraction"][-20:]}
+
+
+def get_sweep(arg: str | None = None) -> dict:
+    """arg: short."""
+    found = {
+        "grpo": arms.arm("small_tasks", "products", learner__minibatches=4),
+        "gspo": arms.arm("gspo", tasks=TASKS),
+    }
+    return arms.sweep(arg, found, "grpo")

@@ -1,0 +1,36 @@
+"""Claim 5a: the mean over a row's tokens and the std of a group make replies longer.
+
+Liu et al., "Understanding R1-Zero-Like Training" (Dr.GRPO), arXiv 2503.20783: wrong replies are
+punished less a token the longer they are. Sums of three numbers, at most 48 tokens. Quantity: the
+mean length of all replies over the last 10 steps; units of the interval are steps. Registered:
+dr_grpo minus grpo is below 0; pass@1 is reported. Baseline: grpo.
+"""
+
+from benchmarks.evidence import arms
+
+CLAIM = "Dr.GRPO's replies are shorter than GRPO's"
+QUANTITY = "tokens of a reply, last 10 steps"
+EXPECTED = {"dr_grpo": "below"}
+ROWS = "aggregate.sequence_mean_token_mean"
+ARMS = {
+    "grpo": ("grpo", ROWS),
+    "dr_grpo": ("dr_grpo", dict(fn="aggregate.constant_length", length=48)),
+}
+
+
+def units(run: dict) -> dict[str, float]:
+    """{step: tokens}."""
+    return {str(step): value for step, value in run["curves"]["rollout/length"][-10:]}
+
+
+def get_sweep(arg: str | None = None) -> dict:
+    """arg: short."""
+    clip = dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)
+    found = {
+        name: arms.arm(
+            "small_tasks", "three_sums", sampling__completion_buckets=(48,),
+            advantage=(dict(fn=f"group.{fn}"),), loss=(dict(surrogate=clip, aggregate=how),),
+        )
+        for name, (fn, how) in ARMS.items()
+    }  # fmt: skip
+    return arms.sweep(arg, found, "grpo")

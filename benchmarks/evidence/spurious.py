@@ -1,0 +1,19 @@
+"""Claim 4b: what rewards that have nothing to do with the answer do to this model.
+
+Shao et al., "Spurious Rewards", arXiv 2506.10947: they raise Qwen2.5-Math nearly as much as real
+ones, and other models hardly or not. One-digit products. Registered: random, format (nothing but
+a number) and inverted minus grpo are below 0, as for the models that are no Qwen. Baseline: grpo.
+"""
+
+from benchmarks.evidence import arms
+
+CLAIM = "spurious rewards do not teach what real ones do"
+EXPECTED = {name: "below" for name in ("random", "format", "inverted")}
+TASKS = (dict(fn="arithmetic.products"),)
+
+
+def get_sweep(arg: str | None = None) -> dict:
+    """arg: short."""
+    found = {"grpo": arms.arm("small_tasks", "products")}
+    found |= {name: arms.arm(f"spurious_{name}", tasks=TASKS) for name in EXPECTED}
+    return arms.sweep(arg, found, "grpo")

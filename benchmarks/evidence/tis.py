@@ -1,0 +1,24 @@
+"""Claim 5e: truncated importance sampling where the sampler's law is not the policy's.
+
+Yao et al., "Your efficient RL framework secretly brings you off-policy RL training", 2025.
+One-digit products; the sampler has bfloat16 weights, or leaves out the tail beyond 0.9 of the mass, each with
+the correction and without. Quantity: held-out pass@1. Registered: all end no different from
+exact. Were the gap to hurt, it would show in the arms without correction. Baseline: exact.
+"""
+
+from benchmarks.evidence import arms
+
+CLAIM = "a sampler with bfloat16 weights or top-p costs nothing here"
+LAWS = {"bf16": dict(sampling__dtype="bfloat16"), "top_p": dict(sampling__top_p=0.9)}
+EXPECTED = {f"{law}{fix}": "same" for law in LAWS for fix in ("", "_tis")}
+
+
+def get_sweep(arg: str | None = None) -> dict:
+    """arg: short."""
+    found = {"exact": arms.arm("small_tasks", "products")}
+    (term,) = found["exact"]["loss"]
+    fixed = (dict(term, corrections=(dict(fn="corrections.token_tis", cap=2.0),)),)
+    for law, change in LAWS.items():
+        found[law] = arms.arm("small_tasks", "products", **change)
+        found[f"{law}_tis"] = arms.arm("small_tasks", "products", loss=fixed, **change)
+    return arms.sweep(arg, found, "exact")
