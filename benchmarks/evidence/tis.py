@@ -3,7 +3,8 @@
 Yao et al., "Your efficient RL framework secretly brings you off-policy RL training", 2025.
 One-digit products; the sampler has bfloat16 weights, or leaves out the tail beyond 0.9 of the
 mass, each with the correction and without. Quantity: held-out pass@1. Registered: all end no
-different from exact. Were the gap to hurt, it would show in the arms without correction. Baseline: exact.
+different from exact. Were the gap to hurt, it would show in the arms without correction.
+Baseline: exact.
 """
 
 from benchmarks.evidence import arms
