@@ -80,7 +80,13 @@ def _flags(
         rest = values([f"rlpt {command}", *argv])[1:]
         if config and not values.help:
             values.config  # noqa: B018  (runs the file)
-    except (OSError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
+    except Exception as e:
+        if config and (where := _inside(e, _config_source(argv))):
+            raise SystemExit(f"rlpt {command}: {where}") from e
+        if not isinstance(
+            e, OSError | flags.Error | AttributeError | LookupError | TypeError | ValueError
+        ):
+            raise
         raise SystemExit(f"rlpt {command}: {_explain(e, argv)}") from e
     if values.help:
         print(USAGE + "\n" + values.get_help())
@@ -96,6 +102,28 @@ def _config_source(argv: list[str]) -> str:
         name, given, value = arg.partition("=")
         if name in ("--config", "-config"):
             return value if given else "".join(argv[i + 1 : i + 2])
+    return ""
+
+
+def _inside(error: BaseException, source: str) -> str:
+    """What a config file itself raised, with the lines from that file on; "" if it did not."""
+    path = pathlib.Path(source.partition(":")[0]).resolve()
+    same = lambda name: pathlib.Path(name or "").resolve() == path  # noqa: E731
+    e: BaseException | None = error
+    while e is not None:  # what reads the flags wraps it
+        last = "".join(traceback.format_exception_only(e)).strip()
+        if isinstance(e, SyntaxError) and same(e.filename):
+            return last
+        frames = traceback.extract_tb(e.__traceback__)
+        own = [i for i, frame in enumerate(frames) if same(frame.filename)]
+        if own and frames[-1].filename.endswith("config_dict.py"):  # told better by `_explain`
+            return ""
+        if own and isinstance(e, ValueError | OSError):  # the file's own words
+            return str(e)
+        if own:
+            lines = "".join(traceback.format_list(frames[own[0] :]))
+            return f"{source} failed: {last}\n{lines}".rstrip()
+        e = e.__cause__ or e.__context__
     return ""
 
 

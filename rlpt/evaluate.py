@@ -528,6 +528,8 @@ def compare(new: dict[str, tp.Any], base: dict[str, tp.Any]) -> dict[str, tp.Any
 
 def read_result(path: str | os.PathLike[str]) -> dict[str, tp.Any]:
     """A result from its file. Raises: FileNotFoundError; ValueError for another file."""
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected one that `rlpt evaluate` wrote")
     try:
         result = json.loads(pathlib.Path(path).read_text())
     except ValueError as e:

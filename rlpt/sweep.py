@@ -367,7 +367,11 @@ def table(found: dict[str, tp.Any]) -> str:
             other = "baseline" if name == base else text(cell["difference"], "+")
             lines.append(f"{name:<{width}}  {len(cell['seeds']):>5}  {text(cell):<22}  {other}")
         lines.append("")
-    lines.append("[95% intervals]: Student's t over seeds; differences are of equal seeds")
+    lines.append(
+        "[95% intervals]: Student's t over seeds; differences are of equal seeds"
+        if max(len(cell["seeds"]) for cells in settings.values() for cell in cells.values()) > 1
+        else "one seed: no intervals; two or more say how far to trust a difference"
+    )
     lines += [f"{name}: {why}" for name, why in found["unfinished"].items()]
     return "\n".join(lines)
 

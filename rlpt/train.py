@@ -207,6 +207,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             "config_diff.json",
             {k: {"value": repr(a), "default": repr(b)} for k, (a, b) in changed.items()},
         )
+        work.write_json("tokenizer.json", json.loads(loaded.tokenizer.backend.to_str()))
 
         # ---- jitted edges
         @jax.jit

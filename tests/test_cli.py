@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from rlpt.cli import main
+
 ROOT = pathlib.Path(__file__).parent.parent
 TOY = "configs/quickstart.py:runlocal"
 
@@ -155,3 +157,22 @@ def test_a_wrong_key_in_a_config_file_is_named(tmp_path):
     _, err = rlpt("train", "--config", config, "--workdir", tmp_path / "run", code=1)
     said = f"rlpt train: {config}: there is no setting 'advantag'; did you mean 'advantage'?"
     assert err.strip().splitlines()[-1] == said
+
+
+@pytest.mark.parametrize(
+    ("body", "first", "last"),
+    [
+        ("return unknown", "failed: NameError: name 'unknown' is not defined", "return unknown"),
+        ("raise ValueError('give me data=DIR')", "give me data=DIR", "give me data=DIR"),
+        ("return (", 'mine.py", line 2', "SyntaxError: '(' was never closed"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ml_collections
+def test_a_config_file_that_fails_is_shown_alone(tmp_path, body, first, last):
+    config = tmp_path / "mine.py"
+    config.write_text(f"def get_config(arg=None):\n    {body}\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--config", str(config), "--workdir", str(tmp_path / "run")])
+    lines = str(stop.value).splitlines()
+    assert lines[0].startswith("rlpt train: ") and first in lines[0] and len(lines) < 6
+    assert any(last in line for line in lines) and "ml_collections" not in str(stop.value)

@@ -69,8 +69,8 @@ class Pieces:
 
 
 def tokenizer_files(runs: tp.Sequence[Run]) -> list[pathlib.Path | None]:
-    """tokenizer.json by run: of its export, of the directory that its model came from, or of
-    the export of another of the runs that started from the same model.
+    """tokenizer.json by run: of its workdir, of its export, of the directory that its model came
+    from, or of another of the runs that started from the same model.
 
     One that is damaged is named in run.problems, and counts as none.
     """
@@ -84,7 +84,7 @@ def tokenizer_files(runs: tp.Sequence[Run]) -> list[pathlib.Path | None]:
         source = model.get("source") if isinstance(model, dict) else None
         sources.append(source if isinstance(source, str) else "")
         found.append(None)
-        for place in (run.path / "export", pathlib.Path(sources[-1] or run.path)):
+        for place in (run.path, run.path / "export", pathlib.Path(sources[-1] or run.path)):
             file = place / "tokenizer.json"
             if found[-1] is None and file.is_file():
                 try:
