@@ -9,11 +9,13 @@ copy on every device.  Numbers depend on none of this but for the order of sums.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import typing as tp
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.experimental import mesh_utils
@@ -154,6 +156,68 @@ def shardings(
 def place(tree: Tree, mesh: Mesh, rules: tp.Sequence[tp.Sequence[tp.Any]] = PARAM_RULES) -> Tree:
     """The leaves on the devices of the mesh; every process gives the same values."""
     return jax.tree.map(_put, tree, shardings(tree, mesh, rules))
+
+
+def by_blocks(tree: Tree) -> Tree:
+    """Arrays [P,...] cut over data and fsdp, as batches are; without a mesh as they are."""
+
+    def one(x: jax.Array) -> jax.Array:
+        mesh = jax.typeof(x).sharding.mesh
+        if mesh.empty or x.ndim == 0 or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+            return x
+        rest = (Spec.UNCONSTRAINED,) * (x.ndim - 1)
+        where = NamedSharding(mesh, Spec(("data", "fsdp"), *rest))
+        return jax.lax.with_sharding_constraint(x, where)
+
+    return jax.tree.map(one, tree)
+
+
+def gathered(tree: Tree, dtype: tp.Any, prefix: str = "") -> Tree:
+    """Kernels whole over fsdp, in the dtype that they are used in, and their gradients cut again.
+
+    Left alone, the compiler may move activations in place of weights: for every layer of every
+    micro-batch, those of all devices.  As given without a mesh, or with one that does not cut fsdp.
+
+    Args:
+      tree: kernels of one layer or of the head, named by path behind `prefix`, such as "layers/";
+        vectors, integers and adapters are left as they are.
+    """
+
+    def one(path: tp.Any, leaf: jax.Array) -> jax.Array:
+        mesh = jax.typeof(leaf).sharding.mesh
+        floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if mesh.empty or mesh.shape["fsdp"] == 1 or leaf.ndim != 2 or not floats:
+            return leaf
+        name = prefix + jax.tree_util.keystr(path, simple=True, separator="/")
+        for rule in PARAM_RULES:
+            if re.fullmatch(rule.pattern, name):
+                spec = rule.spec[-2:]
+                cut = _fitted(name, leaf.shape, rule._replace(spec=Spec(*spec)), mesh)
+                whole = Spec(*(None if axis == "fsdp" else axis for axis in cut))
+                return _gather(NamedSharding(mesh, cut), NamedSharding(mesh, whole), dtype, leaf)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _gather(cut: NamedSharding, whole: NamedSharding, dtype: tp.Any, leaf: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(leaf.astype(dtype), whole)
+
+
+def _gather_forward(
+    cut: NamedSharding, whole: NamedSharding, dtype: tp.Any, leaf: jax.Array
+) -> tp.Any:
+    return _gather(cut, whole, dtype, leaf), jnp.zeros((), leaf.dtype)
+
+
+def _gather_backward(
+    cut: NamedSharding, whole: NamedSharding, dtype: tp.Any, like: jax.Array, given: jax.Array
+) -> tp.Any:
+    return (jax.lax.with_sharding_constraint(given, cut).astype(like.dtype),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def shardings_like(

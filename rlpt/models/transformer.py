@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlpt import sharding
 from rlpt.models import lora
 from rlpt.models.attention import Part, attend
 
@@ -289,6 +290,7 @@ def forward(
 
     def body(x: dict[str, jax.Array], xs: tp.Any) -> tp.Any:
         layer, info = xs
+        layer, x = sharding.gathered(layer, dtype, "layers/"), sharding.by_blocks(x)
         out = {}
         y = rms_norm(cfg, x["prompt"], layer["attn_norm"])
         q, k, v = project(cfg, layer, y, *(t[info["rope"]] for t in prompt_rope))
