@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import sharding
 from rlpt.models import transformer
 from rlpt.models.transformer import ModelConfig
 
@@ -109,9 +110,11 @@ def _law_forward(
     tokens: jax.Array,
     scale: jax.Array,
 ) -> tuple[tuple[jax.Array, jax.Array], tp.Any]:
+    whole = sharding.gathered({"head": kernel}, hidden.dtype)["head"]
+
     def one(_: None, part: tp.Any) -> tp.Any:
         h, y, s = part
-        raw = transformer.logits_of(cfg, kernel, h)
+        raw = transformer.logits_of(cfg, whole, h)
         z = raw * s[:, None]
         top = z.max(-1)
         z = z - top[:, None]
@@ -127,11 +130,13 @@ def _law_forward(
 
 def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given: tp.Any) -> tp.Any:
     kernel, *columns, raw = kept
+    shards = sharding.parts(columns[0])
+    whole = sharding.gathered({"head": kernel}, columns[0].dtype)["head"]
 
     def one(total: jax.Array, part: tp.Any) -> tp.Any:
         h, *rows, raw = part
         y, s, log_total, ent, to_logp, to_ent = (x[:, None] for x in rows)
-        raw = raw if keep else transformer.logits_of(cfg, kernel, h)
+        raw = raw if keep else transformer.logits_of(cfg, whole, h)
         z = raw * s - log_total  # log-probs
         drawn = jnp.arange(z.shape[-1]) == y
         dz = jnp.where(drawn, to_logp, 0.0) - jnp.exp(z) * (to_logp + to_ent * (z + ent))
@@ -142,12 +147,23 @@ def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given
         if h.dtype == jnp.bfloat16:  # float16 has not the range
             dz = dz.astype(h.dtype)
         # [D,V], not [V,D]: on CPU this product is half as fast again with the wide factor behind.
-        total = total + jnp.einsum("nd,nv->dv", h, dz, preferred_element_type=jnp.float32)
-        to_hidden = jnp.einsum("nv,vd->nd", dz, kernel.astype(h.dtype)).astype(h.dtype)
+        # A sum for each shard: the devices add theirs up once, not once a chunk.
+        law, factors = "nd,nv->dv", (h, dz)
+        if shards > 1:
+            law, factors = (
+                "snd,snv->sdv",
+                tuple(x.reshape(shards, -1, x.shape[-1]) for x in factors),
+            )
+        total = total + jnp.einsum(law, *factors, preferred_element_type=jnp.float32)
+        total = sharding.by_blocks(total) if shards > 1 else total
+        to_hidden = jnp.einsum("nv,vd->nd", dz, whole.astype(h.dtype)).astype(h.dtype)
         return total, (to_hidden, to_scale)
 
     zeros = jnp.zeros(kernel.shape[::-1], jnp.float32)
+    if shards > 1:
+        zeros = sharding.by_blocks(jnp.zeros((shards, *zeros.shape), jnp.float32))
     total, (to_hidden, to_scale) = _over_chunks(one, chunks, zeros, (*columns, *given, raw))
+    total = total.sum(0) if shards > 1 else total
     return total.T.astype(kernel.dtype), to_hidden, None, to_scale
 
 

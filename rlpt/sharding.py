@@ -158,15 +158,21 @@ def place(tree: Tree, mesh: Mesh, rules: tp.Sequence[tp.Sequence[tp.Any]] = PARA
     return jax.tree.map(_put, tree, shardings(tree, mesh, rules))
 
 
+def parts(x: jax.Array) -> int:
+    """Into how many parts the mesh that x [P,...] lives on cuts P; 1 without a mesh."""
+    mesh = jax.typeof(x).sharding.mesh
+    cut = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+    return cut if x.shape[0] % cut == 0 else 1
+
+
 def by_blocks(tree: Tree) -> Tree:
     """Arrays [P,...] cut over data and fsdp, as batches are; without a mesh as they are."""
 
     def one(x: jax.Array) -> jax.Array:
-        mesh = jax.typeof(x).sharding.mesh
-        if mesh.empty or x.ndim == 0 or x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        if not x.ndim or parts(x) == 1:
             return x
         rest = (Spec.UNCONSTRAINED,) * (x.ndim - 1)
-        where = NamedSharding(mesh, Spec(("data", "fsdp"), *rest))
+        where = NamedSharding(jax.typeof(x).sharding.mesh, Spec(("data", "fsdp"), *rest))
         return jax.lax.with_sharding_constraint(x, where)
 
     return jax.tree.map(one, tree)
