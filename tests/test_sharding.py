@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from rlpt import metrics as metrics_lib
 from rlpt import train as train_lib
 from rlpt.checkpoint import Checkpointer
 from rlpt.models import lora, transformer
+from rlpt.plan import hlo, programs
 from tests.numeric import devices
 
 CONFIG = transformer.ModelConfig(
@@ -270,6 +272,35 @@ def eight_losses_and_gradients_are_those_of_one_device():
             a.sharding.is_equivalent_to(b, a.ndim)
             for a, b in zip(jax.tree.leaves(new["params"]), jax.tree.leaves(stay), strict=True)
         ), "the parameters have moved"
+
+
+def eight_weights_travel_and_activations_stay():
+    """What an update sends is a few times the weights, however many tokens it is of."""
+    optimizer, _ = optim.make_optimizer({"name": "sgd", "lr": 1.0, "max_grad_norm": None})
+    mesh = sharding.make_mesh({"fsdp": 8})
+    model = dataclasses.replace(CONFIG, vocab_size=40)
+
+    def sent():
+        one = learner.Learner(
+            model,
+            (learner.make_term(POLICY),),
+            optimizer,
+            mesh=mesh,
+            logits_chunk=40 * 64,
+            micro_blocks=8,
+            remat="full",
+            dtype=jnp.bfloat16,
+        )
+        params = one.place(one.init(transformer.init_params(model, jax.random.key(0))))
+        table = sharding.place_batch(rows(p=16, g=4, length=16, width=64), mesh)
+        step = one.step.lower(params, None, table, one.numbers(0), jnp.int32(1))
+        counts = hlo.count(step.compile().as_text())
+        return sum(counts.wire.values()) / programs.local_bytes(params["params"]) / 8
+
+    ours = sent()
+    with mock.patch.object(sharding, "gathered", lambda tree, *_: tree):
+        left_alone = sent()
+    assert ours < 4.5 < left_alone, (ours, left_alone)  # two gathers and a sum over a ring
 
 
 def eight_a_run_is_the_same_on_every_mesh():
