@@ -11,7 +11,6 @@ that change is allowed by name.  Every process of a run calls every method.
 from __future__ import annotations
 
 import collections.abc
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -30,10 +29,11 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from rlpt import digests as digests_lib
+from rlpt.digests import Leaves, Region
+
 Tree = tp.Any
 Json = tp.Any
-Leaves = dict[str, tp.Any]  # by path
-Region = tp.Sequence[tp.Sequence[int]]  # (start, stop) along every axis
 Hashes = list[tuple[Region, str]]  # of the regions that the devices held when it was saved
 
 _TMP_SUFFIX = ".orbax-checkpoint-tmp"
@@ -64,8 +64,10 @@ def fingerprint(value: Json) -> str:
 
 def tree_fingerprint(tree: Tree) -> str:
     """Hash of the paths, dtypes, shapes and bytes of a tree that this process holds in full."""
-    leaves = _flatten(tree)
-    return fingerprint(_describe(leaves, {name: _stored(leaf) for name, leaf in leaves.items()}))
+    leaves = digests_lib.flatten(tree)
+    return fingerprint(
+        _describe(leaves, {name: digests_lib.stored(leaf) for name, leaf in leaves.items()})
+    )
 
 
 class Checkpointer:
@@ -147,8 +149,8 @@ class Checkpointer:
         """
         self.wait()
         _check_json(host_state)
-        state = _flatten(device_state)
-        leaves = {name: _stored(leaf) for name, leaf in state.items()}
+        state = digests_lib.flatten(device_state)
+        leaves = {name: digests_lib.stored(leaf) for name, leaf in state.items()}
         empty = [name for name, leaf in leaves.items() if leaf.size == 0]
         if empty:
             raise ValueError(f"leaf {empty[0]!r} has no elements, which Orbax cannot save; drop it")
@@ -267,7 +269,7 @@ class Checkpointer:
         if problem:
             return None, problem
         self._check_identity(step, manifest["identity"], allow)
-        wanted = _flatten(example)
+        wanted = digests_lib.flatten(example)
         _check_fit(step, manifest["leaves"], wanted, partial)
         hashes = {name: manifest["leaves"][name]["hashes"] for name in wanted}
         loaded, problem = _attempt(
@@ -296,7 +298,11 @@ class Checkpointer:
         )
         leaves = self._read(step, state=arguments)
         regions = {name: [region for region, _ in hashes[name]] for name in wanted}
-        return leaves, host, _digests({name: leaves[name] for name in wanted}, regions)
+        return (
+            leaves,
+            host,
+            digests_lib.of_regions({name: leaves[name] for name in wanted}, regions),
+        )
 
     def _check_identity(self, step: int, saved: dict[str, Json], allow: tp.Collection[str]) -> None:
         now = json.loads(json.dumps(self.identity))
@@ -378,40 +384,12 @@ def _attempt(read: tp.Callable[[], tp.Any]) -> tuple[tp.Any, str]:
     return result, problem
 
 
-def _flatten(tree: Tree) -> Leaves:
-    """{"params/layers/q": leaf}; raises ValueError when two paths read alike."""
-    named: Leaves = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name in named:
-            raise ValueError(f"two leaves of the state are both called {name!r}; rename one")
-        named[name] = leaf
-    return named
-
-
-def _is_key(leaf: tp.Any) -> bool:
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
-
-
-def _stored(leaf: tp.Any) -> jax.Array | np.ndarray:
-    """The array that is written for a leaf."""
-    if _is_key(leaf):
-        return jax.random.key_data(leaf)
-    if isinstance(leaf, jax.Array):
-        return leaf
-    array = np.array(leaf)  # a copy: the caller may go on writing to it
-    if array.dtype.kind in "OSUMm":
-        raise ValueError(f"got a leaf {leaf!r}, expected numbers; put it into the host state")
-    return array
-
-
 def _target(leaf: tp.Any) -> tp.Any:
     """What Orbax is asked for: a numpy array, or a ShapeDtypeStruct with a sharding.
 
     An array that was never placed on purpose is read as numpy and stays free to move.
     """
-    if _is_key(leaf):
+    if digests_lib.is_key(leaf):
         data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
     elif isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         data = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -436,7 +414,7 @@ def _like(stored: tp.Any, example: tp.Any) -> tp.Any:
     if isinstance(example, np.ndarray | np.generic):
         return stored if isinstance(example, np.ndarray) else stored[()]
     array = jnp.array(stored) if isinstance(stored, np.ndarray) else stored
-    if _is_key(example):
+    if digests_lib.is_key(example):
         return jax.random.wrap_key_data(array, impl=_key_impl(example))
     return array
 
@@ -451,14 +429,14 @@ def _key_impl(key: tp.Any) -> str:
 def _signature(leaf: tp.Any) -> dict[str, tp.Any]:
     """dtype and shape as stored; a typed key is stored as its data and says its generator."""
     target = _target(leaf)
-    kind = {"key": _key_impl(leaf)} if _is_key(leaf) else {}
+    kind = {"key": _key_impl(leaf)} if digests_lib.is_key(leaf) else {}
     return {"dtype": str(target.dtype), "shape": list(target.shape), **kind}
 
 
 def _describe(leaves: Leaves, stored: Leaves) -> dict[str, tp.Any]:
     """The manifest's entry for every leaf.  Raises: CheckpointError if replicas differ."""
-    regions = {name: _regions(array) for name, array in stored.items()}
-    digests = iter(_gather(_digests(stored, regions)))
+    regions = {name: digests_lib.regions(array) for name, array in stored.items()}
+    digests = iter(digests_lib.gathered(digests_lib.of_regions(stored, regions)))
     described = {}
     for name, leaf in leaves.items():
         hashes = []
@@ -478,7 +456,7 @@ def _mismatch(hashes: dict[str, Hashes], digests: list[bytes | None]) -> str:
     """Names the first leaf whose bytes are not those of the manifest; "" when all are."""
     expected = [(name, want) for name in hashes for _, want in hashes[name]]
     unseen = 0
-    for (name, want), seen in zip(expected, _gather(digests), strict=True):
+    for (name, want), seen in zip(expected, digests_lib.gathered(digests), strict=True):
         unseen += not seen
         if seen and seen != {bytes.fromhex(want)}:
             return f"{name} does not match its hash"
@@ -490,61 +468,6 @@ def _mismatch(hashes: dict[str, Hashes], digests: list[bytes | None]) -> str:
             len(expected),
         )
     return ""
-
-
-def _regions(array: tp.Any) -> tp.Sequence[Region]:
-    """The distinct regions that the devices of all processes hold, the same on each process."""
-    if not isinstance(array, jax.Array):
-        return [_whole(array)]
-    indices = array.sharding.devices_indices_map(array.shape).values()
-    return sorted({_region(index, array.shape) for index in indices})
-
-
-def _region(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple(cut.indices(size)[:2] for cut, size in zip(index, shape, strict=True))
-
-
-def _whole(array: tp.Any) -> tuple[tuple[int, int], ...]:
-    return tuple((0, size) for size in array.shape)
-
-
-def _digests(leaves: Leaves, regions: tp.Mapping[str, tp.Sequence[Region]]) -> list[bytes | None]:
-    """Hash of each region of each leaf, None where this process does not hold it."""
-
-    def of_leaf(name: str) -> list[bytes | None]:
-        array = leaves[name]
-        if isinstance(array, jax.Array) and not array.is_fully_addressable:
-            shards = array.addressable_shards
-            blocks = [(_region(s.index, array.shape), np.asarray(s.data)) for s in shards]
-        else:
-            blocks = [(_whole(array), np.asarray(array))]
-        return [_digest(blocks, region) for region in regions[name]]
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing frees the GIL
-        return [digest for digests in pool.map(of_leaf, leaves) for digest in digests]
-
-
-def _digest(blocks: tp.Sequence[tuple[Region, np.ndarray]], region: Region) -> bytes | None:
-    """blake2b of dtype, shape and bytes of a region that one of the blocks contains."""
-    for place, block in blocks:
-        bounds = list(zip(region, place, strict=True))
-        if all(low <= start and stop <= high for (start, stop), (low, high) in bounds):
-            piece = block[
-                tuple(slice(start - low, stop - low) for (start, stop), (low, _) in bounds)
-            ]
-            digest = hashlib.blake2b(f"{piece.dtype}{piece.shape}".encode(), digest_size=16)
-            digest.update(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
-            return digest.digest()
-    return None
-
-
-def _gather(digests: list[bytes | None]) -> list[set[bytes]]:
-    """The distinct digests that the processes have for each region."""
-    if jax.process_count() == 1:
-        return [{digest} if digest else set() for digest in digests]
-    packed = np.stack([np.frombuffer(b"\1" + d if d else bytes(17), np.uint8) for d in digests])
-    gathered = np.asarray(multihost_utils.process_allgather(packed))
-    return [{row[1:].tobytes() for row in rows if row[0]} for rows in gathered.swapaxes(0, 1)]
 
 
 def _check_fit(step: int, saved: dict[str, tp.Any], wanted: Leaves, partial: bool) -> None:
