@@ -71,6 +71,7 @@ def verdict(expected: str, low: float, high: float) -> str:
 
 
 SHOWN = {  # what else is shown of an arm: curve -> (heading, how it becomes one number)
+    "verdict/number": ("right while training, last 5 steps", "last"),
     "policy/entropy": ("entropy, last 5 steps", "last"),
     "policy/sampler_gap": ("sampler gap, mean", "mean"),
     "policy/clip_fraction": ("clipped share, mean", "mean"),

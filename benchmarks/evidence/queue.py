@@ -38,12 +38,21 @@ CLAIMS = {  # name -> file of benchmarks/evidence, with its argument
         name: f"{name}.py"
         for name in (
             *("guide", "verifier_free", "laser", "rise", "prime", "tool", "cooper", "recipe"),
-            *("pure", "absolute_zero", "flips", "spurious", "length_bias", "clip_higher"),
+            *(
+                "rubrics",
+                "pure",
+                "absolute_zero",
+                "flips",
+                "spurious",
+                "length_bias",
+                "clip_higher",
+            ),
             *("dynamic", "gspo_clipped", "tis", "hacking"),
         )
     },
 }
 KEPT = (
+    "verdict/rubric",
     *("policy/clip_fraction", "policy/sampler_gap", "reward/zero_variance_groups"),
     *("eval/pass@1", "reward/mean", "verdict/number", "policy/entropy", "policy/grad_norm"),
     *("rollout/length", "rollout/truncated", "time/rollout_and_verify", "time/credit"),
