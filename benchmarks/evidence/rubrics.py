@@ -2,10 +2,10 @@
 
 Gunjal et al., arXiv 2507.17746. One-digit sums, 20 steps of 64 rows; a rubric of three criteria
 that programs judge: the sum is right, the reply begins with a number, and does not repeat the
-question. In the arm number the rubric is read and the answer alone rewarded. Quantity: the mean share of the
-rubric over the last 10 steps; units of the interval are steps. Registered: rubrics minus number is
-above 0; the share of right answers is in the second table (pass@1 is by the verifier that is
-rewarded). Baseline: number.
+question. In the arm number the rubric is read and the answer alone rewarded. Quantity: the mean
+share of the rubric over the last 10 steps; units of the interval are steps. Registered: rubrics
+minus number is above 0; the share of right answers is in the second table (pass@1 is by the
+verifier that is rewarded). Baseline: number.
 """
 
 from benchmarks.evidence import arms
