@@ -173,6 +173,8 @@ class Learners:
             params = _cast(params, self._dtype)
         if self.config.mesh.rollout == "replicated" and self.mesh is not None:
             params = sharding.replicate(params, self.mesh)
+        if self.config.mesh.rollout == "gathered" and self.mesh is not None:
+            params = sharding.gather(params)
         return params
 
     def policy_params(self) -> Params:

@@ -130,7 +130,7 @@ def _law_forward(
 
 def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given: tp.Any) -> tp.Any:
     kernel, *columns, raw = kept
-    shards = sharding.parts(columns[0])
+    shards = sharding.block_cuts(columns[0])
     whole = sharding.gathered({"head": kernel}, columns[0].dtype)["head"]
 
     def one(total: jax.Array, part: tp.Any) -> tp.Any:
@@ -155,13 +155,13 @@ def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given
                 tuple(x.reshape(shards, -1, x.shape[-1]) for x in factors),
             )
         total = total + jnp.einsum(law, *factors, preferred_element_type=jnp.float32)
-        total = sharding.by_blocks(total) if shards > 1 else total
+        total = sharding.cut_blocks(total) if shards > 1 else total
         to_hidden = jnp.einsum("nv,vd->nd", dz, whole.astype(h.dtype)).astype(h.dtype)
         return total, (to_hidden, to_scale)
 
     zeros = jnp.zeros(kernel.shape[::-1], jnp.float32)
     if shards > 1:
-        zeros = sharding.by_blocks(jnp.zeros((shards, *zeros.shape), jnp.float32))
+        zeros = jnp.zeros((shards, *zeros.shape), jnp.float32)
     total, (to_hidden, to_scale) = _over_chunks(one, chunks, zeros, (*columns, *given, raw))
     total = total.sum(0) if shards > 1 else total
     return total.T.astype(kernel.dtype), to_hidden, None, to_scale

@@ -99,7 +99,8 @@ def default() -> tp.Any:
         max_skipped=5,  # stop after so many updates in a row whose gradient was not finite
     )
     # Devices (-1: what is left): data and fsdp cut the blocks of a batch, fsdp and model the
-    # weights. rollout: the weights that the sampler reads, as_trained or replicated.
+    # weights. rollout: the weights that the sampler reads: as_trained, gathered (whole over fsdp,
+    # cut over model) or replicated.
     c.mesh = dict(data=-1, fsdp=1, model=1, rollout="as_trained")
     c.eval = dict(every=0, prompts=0, samples=8, temperature=1.0, blocks=0)
     # allow: names of the identity (config, model, tokenizer, versions) that may have changed
@@ -297,7 +298,7 @@ def validate(config: tp.Any) -> None:
         ("sampling.weights", ("", "int8")),
         ("optim.moments", ("float32", "bfloat16", "factored")),
         ("learner.old_logp", ("auto", "recompute", "sampler")),
-        ("mesh.rollout", ("as_trained", "replicated")),
+        ("mesh.rollout", ("as_trained", "gathered", "replicated")),
     ):
         value = config
         for part in key.split("."):

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
@@ -25,6 +26,7 @@ from jax.sharding import PartitionSpec as Spec
 Tree = tp.Any
 
 AXES = ("data", "fsdp", "model")
+GATHERED = "gathered"
 
 
 class Rule(tp.NamedTuple):
@@ -108,6 +110,21 @@ def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
     return jax.tree.map(lambda x: _put(x, everywhere(mesh)), tree)
 
 
+def without_fsdp(where: NamedSharding) -> NamedSharding:
+    """The same, but whole over fsdp."""
+
+    def kept(axis: tp.Any) -> tp.Any:
+        names = tuple(n for n in (axis if isinstance(axis, tuple) else (axis,)) if n != "fsdp")
+        return names if len(names) > 1 else names[0] if names else None
+
+    return NamedSharding(where.mesh, Spec(*map(kept, where.spec)))
+
+
+def gather(tree: Tree) -> Tree:
+    """The leaves whole over fsdp, and cut over model as they are."""
+    return jax.tree.map(lambda x: _put(x, without_fsdp(x.sharding)), tree)
+
+
 def fetch(tree: Tree) -> Tree:
     """The leaves as numpy arrays, whole in every process; every process calls it."""
 
@@ -158,24 +175,30 @@ def place(tree: Tree, mesh: Mesh, rules: tp.Sequence[tp.Sequence[tp.Any]] = PARA
     return jax.tree.map(_put, tree, shardings(tree, mesh, rules))
 
 
-def parts(x: jax.Array) -> int:
+def block_cuts(x: jax.Array) -> int:
     """Into how many parts the mesh that x [P,...] lives on cuts P; 1 without a mesh."""
     mesh = jax.typeof(x).sharding.mesh
     cut = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
     return cut if x.shape[0] % cut == 0 else 1
 
 
-def by_blocks(tree: Tree) -> Tree:
+def cut_blocks(tree: Tree) -> Tree:
     """Arrays [P,...] cut over data and fsdp, as batches are; without a mesh as they are."""
 
     def one(x: jax.Array) -> jax.Array:
-        if not x.ndim or parts(x) == 1:
+        if not x.ndim or block_cuts(x) == 1:
             return x
         rest = (Spec.UNCONSTRAINED,) * (x.ndim - 1)
         where = NamedSharding(jax.typeof(x).sharding.mesh, Spec(("data", "fsdp"), *rest))
         return jax.lax.with_sharding_constraint(x, where)
 
     return jax.tree.map(one, tree)
+
+
+def cuts_weights(leaf: jax.Array) -> bool:
+    """Whether the mesh that a parameter lives on cuts over fsdp."""
+    mesh = jax.typeof(leaf).sharding.mesh
+    return not mesh.empty and mesh.shape["fsdp"] > 1
 
 
 def gathered(tree: Tree, dtype: tp.Any, prefix: str = "") -> Tree:
@@ -186,21 +209,22 @@ def gathered(tree: Tree, dtype: tp.Any, prefix: str = "") -> Tree:
 
     Args:
       tree: kernels of one layer or of the head, named by path behind `prefix`, such as "layers/";
-        vectors, integers and adapters are left as they are.
+        vectors and integers are left as they are.  What is gathered bears the name GATHERED for
+        policies of jax.checkpoint.
     """
 
     def one(path: tp.Any, leaf: jax.Array) -> jax.Array:
-        mesh = jax.typeof(leaf).sharding.mesh
         floats = jnp.issubdtype(leaf.dtype, jnp.floating)
-        if mesh.empty or mesh.shape["fsdp"] == 1 or leaf.ndim != 2 or not floats:
+        if not cuts_weights(leaf) or leaf.ndim != 2 or not floats:
             return leaf
+        mesh = jax.typeof(leaf).sharding.mesh
         name = prefix + jax.tree_util.keystr(path, simple=True, separator="/")
         for rule in PARAM_RULES:
             if re.fullmatch(rule.pattern, name):
                 spec = rule.spec[-2:]
                 cut = _fitted(name, leaf.shape, rule._replace(spec=Spec(*spec)), mesh)
-                whole = Spec(*(None if axis == "fsdp" else axis for axis in cut))
-                return _gather(NamedSharding(mesh, cut), NamedSharding(mesh, whole), dtype, leaf)
+                where = NamedSharding(mesh, cut)
+                return checkpoint_name(_gather(where, without_fsdp(where), dtype, leaf), GATHERED)
         return leaf
 
     return jax.tree_util.tree_map_with_path(one, tree)

@@ -306,7 +306,8 @@ def eight_weights_travel_and_activations_stay():
 def eight_a_run_is_the_same_on_every_mesh():
     """`rlpt.train` on the toy model: the same tokens, and the same parameters up to rounding."""
     runs = {}
-    for shape in (None, (8, 1, 1), (2, 2, 2)):
+    layouts = {(8, 1, 1): "as_trained", (1, 4, 2): "gathered", (2, 2, 2): "replicated"}
+    for shape in (None, *layouts):
         c = config_lib.default()
         c.model.source = "toy:vocab=24,layers=1,width=32,heads=4,kv_heads=2,ff=32"
         c.steps, c.seed, c.debug, c.export = 2, 3, True, False
@@ -318,7 +319,7 @@ def eight_a_run_is_the_same_on_every_mesh():
         c.log.tensorboard = c.log.console = False
         if shape:
             c.mesh.data, c.mesh.fsdp, c.mesh.model = shape
-        c.mesh.rollout = "replicated" if shape == (2, 2, 2) else "as_trained"
+        c.mesh.rollout = layouts.get(shape, "as_trained")
         make_mesh = build.make_mesh
         build.make_mesh = make_mesh if shape else lambda config: None
         try:

@@ -290,7 +290,7 @@ def forward(
 
     def body(x: dict[str, jax.Array], xs: tp.Any) -> tp.Any:
         layer, info = xs
-        layer, x = sharding.gathered(layer, dtype, "layers/"), sharding.by_blocks(x)
+        layer, x = sharding.gathered(layer, dtype, "layers/"), sharding.cut_blocks(x)
         out = {}
         y = rms_norm(cfg, x["prompt"], layer["attn_norm"])
         q, k, v = project(cfg, layer, y, *(t[info["rope"]] for t in prompt_rope))
@@ -308,8 +308,11 @@ def forward(
 
     if remat not in REMAT:
         raise ValueError(f"remat: got {remat!r}, expected one of {', '.join(REMAT)}")
-    if remat != "none":
-        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
+    policy = REMAT[remat]
+    if remat == "none" and sharding.cuts_weights(params["embed"]):  # or all layers would be kept
+        policy = jax.checkpoint_policies.save_anything_except_these_names(sharding.GATHERED)
+    if policy is not None:
+        body = jax.checkpoint(body, policy=policy, prevent_cse=False)
     state, cache = jax.lax.scan(body, state, (params["layers"], layer_inputs(cfg)))
     out = {k: rms_norm(cfg, x, params["final_norm"]) for k, x in state.items()}
     return out["prompt"], out.get("completion"), cache

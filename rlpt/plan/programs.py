@@ -84,8 +84,11 @@ class Abstract:
         dtype = jnp.dtype(self.config.sampling.dtype)
 
         def own(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            whole = self.config.mesh.rollout == "replicated"
-            where = sharding.everywhere(self.mesh) if whole else x.sharding
+            where = {
+                "as_trained": x.sharding,
+                "gathered": sharding.without_fsdp(x.sharding),
+                "replicated": sharding.everywhere(self.mesh),
+            }[self.config.mesh.rollout]
             return jax.ShapeDtypeStruct(x.shape, dtype, sharding=where)
 
         trained, frozen = (jax.tree.map(own, t) for t in (self.trained, self.frozen))

@@ -232,9 +232,14 @@ def suggestions(config: tp.Any, run: programs.Abstract, found: dict[str, tp.Any]
             options.append(
                 ("sampling.dtype='bfloat16'", (held["rollout_params"] + held["cache"]) / 2)
             )
-        if config.mesh.rollout == "replicated":
-            cut = run.mesh.shape["fsdp"] * run.mesh.shape["model"]
-            options.append(("mesh.rollout='as_trained'", held["rollout_params"] * (1 - 1 / cut)))
+        cuts = {"as_trained": run.mesh.shape["fsdp"] * run.mesh.shape["model"]}
+        cuts |= {"gathered": run.mesh.shape["model"], "replicated": 1}
+        now = cuts[config.mesh.rollout]
+        options += [
+            (f"mesh.rollout={layout!r}", held["rollout_params"] * (1 - now / cut))
+            for layout, cut in cuts.items()
+            if cut > now
+        ]
         if run.sizes["P"] > parts:
             options.append((f"rollout.prompts={config.rollout.prompts // 2}", held["cache"] / 2))
     if config.optim.moments == "float32":
