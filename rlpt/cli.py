@@ -118,7 +118,8 @@ def _inside(error: BaseException, source: str) -> str:
         own = [i for i, frame in enumerate(frames) if same(frame.filename)]
         if own and frames[-1].filename.endswith("config_dict.py"):  # told better by `_explain`
             return ""
-        if own and isinstance(e, ValueError | OSError):  # the file's own words
+        line = frames[-1].line or "" if frames else ""
+        if own and same(frames[-1].filename) and line.startswith("raise "):  # its own words
             return str(e)
         if own:
             lines = "".join(traceback.format_list(frames[own[0] :]))

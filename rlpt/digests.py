@@ -1,4 +1,4 @@
-"""Hashes of the pieces of a tree's arrays, of whatever devices and processes hold them."""
+"""A tree's leaves as they are stored, and hashes of the pieces that devices and processes hold."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def flatten(tree: tp.Any) -> Leaves:
 
 
 def is_key(leaf: tp.Any) -> bool:
+    """Whether a leaf is a typed random key."""
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
@@ -94,5 +95,5 @@ def gathered(digests: list[bytes | None]) -> list[set[bytes]]:
     if jax.process_count() == 1:
         return [{digest} if digest else set() for digest in digests]
     packed = np.stack([np.frombuffer(b"\1" + d if d else bytes(17), np.uint8) for d in digests])
-    gathered = np.asarray(multihost_utils.process_allgather(packed))
-    return [{row[1:].tobytes() for row in rows if row[0]} for rows in gathered.swapaxes(0, 1)]
+    everyones = np.asarray(multihost_utils.process_allgather(packed))
+    return [{row[1:].tobytes() for row in rows if row[0]} for rows in everyones.swapaxes(0, 1)]

@@ -102,7 +102,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
       config: from `rlpt.config.default()`, changed.
       workdir: made if it is not there; None: a new temporary directory.
     Returns: Result; the directory holds metrics.jsonl, rollouts.jsonl, summary.json,
-      learning_curve.png, checkpoints/ and, with config.export, export/.
+      tokenizer.json, learning_curve.png, checkpoints/ and, with config.export, export/.
     Raises: ConfigError before anything is loaded for settings that cannot work;
       WorkdirInUse; KeyboardInterrupt after a stop by signal, with a checkpoint.
     """

@@ -246,14 +246,14 @@ def test_agreement():
     got = both(verification.agreement, said, right, cut, rows)
     # one right and one wrong verdict on each side
     want = dict.fromkeys(("on_correct", "on_wrong", "accuracy", "f1"), 0.5)
-    want |= dict(error=(0.1 + 0.8) * 2 / 4, auc=0.75)
+    want |= dict(error=(0.1 + 0.8) * 2 / 4, auc=0.75, pairs=4)
     want = {f"metrics/self/{k}": v for k, v in want.items()}
     assert {k: float(v) for k, v in got.items()} == pytest.approx(want, abs=1e-6)
     sure = verification.agreement(right, right, cut, rows)
     assert float(sure["metrics/self/f1"]) == 1 and float(sure["metrics/self/error"]) == 0
     assert float(sure["metrics/self/auc"]) == 1
     none = verification.agreement(said, right, cut | True, rows)
-    assert float(none.pop("metrics/self/auc")) == 0.5
+    assert float(none.pop("metrics/self/auc")) == 0.5  # of no pairs
     assert not any(float(v) for v in none.values())
 
 

@@ -52,6 +52,12 @@ def test_intervals_are_of_paired_differences():
     assert (mean, low, high) == pytest.approx((0.25, 0.25, 0.25))
     mean, low, high = ledger.difference(solved(arm), solved(base), paired=False)
     assert mean == pytest.approx(0.25) and low < 0.22 and high > 0.28
+    kinds = {"0": [{"a": 1.0, "b": 0.5}, {"c": 0.0}]}, {"0": [{"x": 0.25}, {"y": 0.0, "z": 0.5}]}
+    assert ledger.mean_of(kinds[0]["0"]) == pytest.approx(0.375)
+    mean, low, high = ledger.difference(*kinds, paired=False)
+    assert mean == pytest.approx(0.375 - 0.25) and low >= 0 - 0.125 and high <= 0.5 - 0.125
+    with pytest.raises(ValueError, match="without units"):
+        ledger.mean_of([{}, {"a": 1.0}])
     other = {str(s): run_of(draws.permutation(c)) for s, c in enumerate(hard)}
     mean, low, high = ledger.difference(solved(other), solved(base))
     assert mean == pytest.approx(0) and low < -0.03 and high > 0.03

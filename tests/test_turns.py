@@ -315,6 +315,14 @@ def test_evaluation_completes_as_the_rollout_does(make):
         build.check(staged)
         last = build.completion_of(staged)
         assert found is last is None or (last.func, last.keywords) == (found.func, found.keywords)
+    for fn, options in (
+        ("stages.beside", dict(tables=dict(policy=entry | dict(task="sums"), more=plain_entry))),
+        ("steps.split", dict(inner=entry)),
+    ):
+        staged = toy(rollout__fn=fn)
+        staged.rollout.options = options
+        last = build.completion_of(staged)
+        assert (last.func, last.keywords) == (complete.func, complete.keywords)
     result = evaluate.evaluate(tools, prompts, samples=8, blocks=4, greedy=False, complete=complete)
     heard = [[c.text[:1].isdigit() for c in group] for group in rows]
     assert result["pass@1"] == pytest.approx(np.mean(heard)) and "chosen" not in result

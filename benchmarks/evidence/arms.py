@@ -33,9 +33,7 @@ def arm(file: str, arg: str | None = None, **changes: tp.Any) -> dict[str, tp.An
     return dict(c.items())
 
 
-def sweep(
-    arg: str | None, arms: dict[str, dict[str, tp.Any]], baseline: str, **short: tp.Any
-) -> dict[str, tp.Any]:
+def sweep(arg: str | None, arms: dict[str, dict[str, tp.Any]], baseline: str) -> dict[str, tp.Any]:
     """The sweep of these arms with one seed.
 
     Args:

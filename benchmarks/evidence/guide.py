@@ -2,7 +2,8 @@
 
 Nath et al. (Guide), arXiv 2506.13923; Zhang et al. (Scaf-GRPO), arXiv 2510.19807. Half of the
 prompts are sums of one-digit numbers, half of two-digit numbers, which have hints; 40 steps of at
-most 64 rows in each arm, hinted ones among them. Quantity: the share of 48 held-out two-digit
+most 64 trained rows in each arm, hinted ones among them (scaf samples one more under each hint that
+it tries, scaf/samples of the log). Quantity: the share of 48 held-out two-digit
 sums that at least one of 8 samples without a hint gets right. Registered: guide minus grpo and
 scaf minus grpo are above 0. Baseline: grpo.
 """

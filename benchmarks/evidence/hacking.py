@@ -4,7 +4,7 @@ Zhao et al., "One Token to Fool LLM-as-a-Judge", arXiv 2507.08794: judges accept
 open a solution. One-digit products; the grader accepts right answers and any reply that begins
 with such an opener. Quantity: held-out pass@1 by the truth. Registered: truth minus hole is above
 0, and so is gated (openers earn nothing) minus hole; the alarm of the report rings for hole and
-not for truth (last rows of the second table). Baseline: hole.
+not for truth (last row of the second table). Baseline: hole.
 """
 
 from benchmarks.evidence import arms

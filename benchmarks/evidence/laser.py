@@ -15,8 +15,9 @@ TASKS = (dict(fn="arithmetic.products"),)
 
 
 def units(run: dict) -> dict[str, float]:
-    """{step: AUC}."""
-    return {str(step): value for step, value in run["curves"]["self/auc"][-10:]}
+    """{step: AUC}, of steps with both right and wrong replies."""
+    pairs = dict(run["curves"]["self/pairs"])
+    return {str(step): auc for step, auc in run["curves"]["self/auc"][-10:] if pairs[step]}
 
 
 def get_sweep(arg: str | None = None) -> dict:

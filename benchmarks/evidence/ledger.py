@@ -27,7 +27,21 @@ def solved(run: Json, measure: str) -> dict[str, float]:
     return {name: 1.0 - float(tail(c)) for name, c in run["after"]["correct"].items()}
 
 
-Units = collections.abc.Mapping[str, float]  # a quantity by unit, such as a prompt
+# A quantity by unit, such as a prompt; or several such, of which the mean of the means counts.
+Units = collections.abc.Mapping[str, float] | list[collections.abc.Mapping[str, float]]
+
+
+def strata(units: Units) -> list[collections.abc.Mapping[str, float]]:
+    """The parts of a quantity. Raises: ValueError for one without units."""
+    parts = units if isinstance(units, list) else [units]
+    if not all(parts):
+        raise ValueError("a quantity without units, such as judgements of which there are none")
+    return parts
+
+
+def mean_of(units: Units) -> float:
+    """The mean over parts of the mean over their units."""
+    return float(np.mean([np.mean(list(part.values())) for part in strata(units)]))
 
 
 def difference(
@@ -39,24 +53,29 @@ def difference(
     """Mean and 95 % percentile bootstrap of arm - base, over seeds and within them over units.
 
     Args:
-      arm, base: {seed: {unit: value}}; seeds that both have are paired.
+      arm, base: {seed: units}; seeds that both have are paired.
       paired: units too; False: those of each arm are drawn by themselves.
     """
-    samples = []  # by seed: arrays whose means are added
+    samples = []  # by seed: (weight, values), of which the weighted means are added
     for name in sorted(set(arm) & set(base)):
-        a, b = arm[name], base[name]
-        if paired:
-            samples.append([np.array([a[p] - b[p] for p in sorted(set(a) & set(b))])])
-        else:
-            samples.append([np.array(list(a.values())), -np.array(list(b.values()))])
+        parts, others = strata(arm[name]), strata(base[name])
+        share = 1.0 / len(parts)
+        own: list[tuple[float, np.ndarray]] = []
+        for a, b in zip(parts, others, strict=True):
+            if paired:
+                own.append((share, np.array([a[p] - b[p] for p in sorted(set(a) & set(b))])))
+            else:
+                own += [(share, np.array(list(a.values()))), (-share, np.array(list(b.values())))]
+        samples.append(own)
     draws = np.random.default_rng(seed)
-    mean = lambda parts: sum(draws.choice(x, len(x)).mean() for x in parts)  # noqa: E731
+    drawn = lambda parts: sum(w * draws.choice(x, len(x)).mean() for w, x in parts)  # noqa: E731
     means = np.empty(DRAWS)
     for i in range(DRAWS):
         chosen = draws.integers(len(samples), size=len(samples))
-        means[i] = np.mean([mean(samples[j]) for j in chosen])
+        means[i] = np.mean([drawn(samples[j]) for j in chosen])
     low, high = np.quantile(means, (0.025, 0.975))
-    return float(np.mean([sum(x.mean() for x in p) for p in samples])), float(low), float(high)
+    mean = np.mean([sum(w * x.mean() for w, x in parts) for parts in samples])
+    return float(mean), float(low), float(high)
 
 
 def verdict(expected: str, low: float, high: float) -> str:
@@ -122,8 +141,9 @@ def details(found: Json) -> list[str]:
                     numbers[k] = run["after"][k]
             was, now = run["before"]["correct"], run["after"]["correct"]
             numbers["prompts gained"] = float(sum(now[p] > 0 and not was[p] for p in now))
-            numbers["alarm rang"] = float(run.get("alarm", False))
             numbers["lost"] = float(sum(was[p] > 0 and not now[p] for p in now))
+            if len(values(run, "eval/pass@1")) > 1:  # evaluated on its way
+                numbers["hacking alarm rang"] = float(run["alarm"])
             for heading, value in numbers.items():
                 columns.setdefault(heading, {}).setdefault(name, 0.0)
                 columns[heading][name] += value / len(runs)
@@ -169,7 +189,7 @@ def section(claim: str) -> list[str]:
         )
         if own:
             after += " | " + " ".join(
-                f"{np.mean(list(by_unit.values())):.3f}" for by_unit in values_of[name].values()
+                f"{mean_of(by_unit):.3f}" for by_unit in values_of[name].values()
             )
         other, decided = "", ""
         if "AGAINST" in registered:
@@ -187,6 +207,7 @@ def section(claim: str) -> list[str]:
                 decided += (
                     "too few seeds" if few else verdict(registered["EXPECTED"][name], low, high)
                 )
+                decided += ", in one seed" * (len(found["seeds"]) == 1)
         seconds = sum(run["seconds"] for run in runs.values())
         seeds = ", ".join(runs)
         lines.append(

@@ -26,6 +26,11 @@ from rlpt.report import runs as runs_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results/evidence"
+SINGLE = (  # one seed each
+    *("guide", "verifier_free", "laser", "rise", "prime", "tool", "cooper", "recipe", "rubrics"),
+    *("pure", "absolute_zero", "flips", "spurious", "length_bias", "clip_higher", "dynamic"),
+    *("gspo_clipped", "tis", "hacking"),
+)
 CLAIMS = {  # name -> file of benchmarks/evidence, with its argument
     "noise_form": "noise_form.py",
     "noise_prompts": "noise_prompts.py",
@@ -33,23 +38,7 @@ CLAIMS = {  # name -> file of benchmarks/evidence, with its argument
     "tempo": "tempo.py",
     "pass_at_k": "pass_at_k.py",
     "tempo_three_sums": "tempo.py:three_sums",
-    # one seed each
-    **{
-        name: f"{name}.py"
-        for name in (
-            *("guide", "verifier_free", "laser", "rise", "prime", "tool", "cooper", "recipe"),
-            *(
-                "rubrics",
-                "pure",
-                "absolute_zero",
-                "flips",
-                "spurious",
-                "length_bias",
-                "clip_higher",
-            ),
-            *("dynamic", "gspo_clipped", "tis", "hacking"),
-        )
-    },
+    **{name: f"{name}.py" for name in SINGLE},
 }
 KEPT = (
     "verdict/rubric",

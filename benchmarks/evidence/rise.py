@@ -3,8 +3,8 @@
 Liu et al., arXiv 2505.13445. One-digit products, 30 steps of 6 prompts and 2 questions about
 replies to them, 8 rows each; in the arm read the judgements are sampled and not trained.
 Quantity: balanced accuracy of the judgements of right and of wrong replies over the last 15
-steps; units of the interval are questions. Registered: rise minus read is above 0; pass@1 is
-reported. Baseline: read.
+steps, the mean over steps of each kind and then of both; the interval draws steps within a kind.
+Registered: rise minus read is above 0; pass@1 is reported. Baseline: read.
 """
 
 from benchmarks.evidence import arms
@@ -16,19 +16,14 @@ PAIRED = False  # each arm judges replies of its own
 TASKS = (dict(fn="arithmetic.products"),)
 
 
-def units(run: dict) -> dict[str, float]:
-    """{step and kind: share of right judgements}, weighted so that both kinds count the same."""
-    found = {}
+def units(run: dict) -> list[dict[str, float]]:
+    """[{step: share of right judgements} of right replies, the same of wrong ones]."""
+    found = []
     for kind in ("correct", "incorrect"):
         rows = run["curves"][f"verify/rise/{kind}/rows"][-15:]
         right = dict(run["curves"][f"verify/rise/{kind}/right"])
-        found[kind] = {step: right[step] / n for step, n in rows if n}
-    total = sum(map(len, found.values()))
-    return {
-        f"{step} {kind}": share * total / (2 * len(shares))
-        for kind, shares in found.items()
-        for step, share in shares.items()
-    }
+        found.append({str(step): right[step] / n for step, n in rows if n})
+    return found
 
 
 def get_sweep(arg: str | None = None) -> dict:

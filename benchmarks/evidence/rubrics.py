@@ -1,4 +1,4 @@
-"""Rubrics as Rewards: what a rubric asks for besides the answer is learnt, and the answer too.
+"""Rubrics as Rewards: what a rubric asks for besides the answer is learnt.
 
 Gunjal et al., arXiv 2507.17746. One-digit sums, 20 steps of 64 rows; a rubric of three criteria
 that programs judge: the sum is right, the reply begins with a number, and does not repeat the

@@ -71,8 +71,8 @@ def separation(
       rewards: [P,G] float32, the outcome; right if above `threshold`.
 
     Returns: scalars metrics/steps/auc, the share of pairs of a right and a wrong row of the batch
-      in which the right one has more (ties: half; 0.5 without a pair), and
-      metrics/steps/auc_group, of the pairs within a group.
+      in which the right one has more (ties: half; 0.5 without a pair), metrics/steps/pairs, how
+      many there are, and metrics/steps/auc_group, of the pairs within a group.
     """
     chex.assert_equal_shape([step_rewards, loss_mask])
     total = jnp.sum(jnp.where(loss_mask, step_rewards, 0.0), axis=-1)
@@ -80,7 +80,9 @@ def separation(
     rows = rows if row_mask is None else rows & row_mask
     right, wrong = rows & (rewards > threshold), rows & ~(rewards > threshold)
 
+    share, pairs = _ranking.auc(*_ranking.whole(total, right, wrong))
     return {
-        "metrics/steps/auc": _ranking.auc(*_ranking.whole(total, right, wrong)),
-        "metrics/steps/auc_group": _ranking.auc(total, right, wrong),
+        "metrics/steps/auc": share,
+        "metrics/steps/pairs": pairs,
+        "metrics/steps/auc_group": _ranking.auc(total, right, wrong)[0],
     }

@@ -69,6 +69,7 @@ def agreement(
       completion right) and metrics/self/error (mean |r_s - r|); 0 where there are no such rows.
       metrics/self/auc: the share of pairs of a right and a wrong completion of the batch in which
       the right one has the higher r_s, whatever the threshold; 0.5 where there is no pair.
+      metrics/self/pairs: how many pairs.
     """
     chex.assert_equal_shape([self_rewards, rewards, truncated])
     rows = ~truncated if row_mask is None else ~truncated & row_mask
@@ -77,6 +78,7 @@ def agreement(
     def share(of: jax.Array, among: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(among, of, 0.0)) / jnp.maximum(jnp.sum(among), 1)
 
+    auc, pairs = _ranking.auc(*_ranking.whole(self_rewards, rows & right, rows & ~right))
     named = jnp.sum(rows & said) + jnp.sum(rows & right)
     return {
         "metrics/self/on_correct": share(said, rows & right),
@@ -84,7 +86,6 @@ def agreement(
         "metrics/self/accuracy": share(said == right, rows),
         "metrics/self/f1": 2.0 * jnp.sum(rows & said & right) / jnp.maximum(named, 1),
         "metrics/self/error": share(jnp.abs(self_rewards - right), rows),
-        "metrics/self/auc": _ranking.auc(
-            *_ranking.whole(self_rewards, rows & right, rows & ~right)
-        ),
+        "metrics/self/auc": auc,
+        "metrics/self/pairs": pairs,
     }

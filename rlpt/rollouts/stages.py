@@ -162,3 +162,4 @@ def _columns_beside(*, tables: collections.abc.Mapping[str, _inner.Spec]) -> _in
 
 
 beside.columns = _columns_beside  # type: ignore[attr-defined]
+beside.evaluated_as = lambda tables: _plain(tables["policy"], "task")  # type: ignore[attr-defined]

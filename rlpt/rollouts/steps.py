@@ -121,3 +121,4 @@ def _columns(*, separator: str = "\n\n", inner: dict[str, tp.Any] = _ON_POLICY) 
 
 
 split.columns = _columns  # type: ignore[attr-defined]
+split.evaluated_as = lambda inner=_ON_POLICY: inner  # type: ignore[attr-defined]

@@ -187,13 +187,14 @@ def taught(
     """Proposals and solutions in arithmetic to be imitated: a warm-up for self-play.
 
     Prompts of proposers (without references) and of solvers, of the types in turn, about programs
-    such as "x * 3 + 2"; meta "reply" is one that the verifier takes.  A program is in one split.
+    such as "x * 3 + 2"; meta "reply" is one that the verifier takes.  A function, however it is
+    written, is in one split; the held-out ones are for solvers only.
 
     Args:
       size: draws over both splits; the same one twice is one prompt.
       cases: inputs that a proposer of induction is asked for.
       verifier: name of the `verifiers.executor.executor` that judges replies.
-      eval_fraction: share of the programs that is held out.
+      eval_fraction: share of the functions that is held out.
       seed: of the draws.
 
     Raises: TaskError where nothing is left of a split.
@@ -212,7 +213,8 @@ def taught(
             "outputs": [str(value(x, a, b)) for x in inputs],
             "message": f"it uses {a} and {b}",
         }
-        if i // len(TYPES) % 2:
+        solves = i // len(TYPES) % 2
+        if solves:
             solution = {"deduction": "outputs", "abduction": "inputs"}
             found = task[solution[kind]][0] if kind in solution else task["program"]
             prompt, reply = ask_for_solution(task, verifier), _tagged("answer", found)
@@ -220,7 +222,9 @@ def taught(
             name = f"taught:{i}"
             prompt = ask_for_task("arithmetic", kind, (), task["program"], cases, name, verifier)
             reply = _shown(task)
-        if base.split_of(task["program"], eval_fraction, seed) == split:
+        function = f"{value(1, a, b) - value(0, a, b)} x + {value(0, a, b)}"  # they are all linear
+        mine = base.split_of(function, eval_fraction, seed) == split
+        if mine and (solves or split == "train"):
             meta = {**prompt.meta, "reply": reply}
             prompts[prompt.id] = dataclasses.replace(prompt, meta=meta, task="taught")
     return base.checked(list(prompts.values()), "taught")
