@@ -1,13 +1,13 @@
 """Does more search at the test find more right answers? Best-of-n and step beams on SmolLM2.
 
-  python -m benchmarks.search            # some ten minutes on two CPU cores; goes on where it stopped
+  python -m benchmarks.search    # some ten minutes on two CPU cores; goes on where it stopped
 
-Snell et al., arXiv 2408.03314. Sums of three numbers, 48 held-out prompts, the model and the process
-reward model (a rule: false equations of the reply) of configs/beam.py; temperature 0.8, seed 0.
-Best-of-n draws n whole replies, the beam n beams that go on 4 ways after each line; what the rule
-puts first counts. Registered before the first run: the share of right choices at n = 16 minus pass@1
-of plain samples is above 0, for both, and it rises from 4 to 8 to 16. Intervals: 95 % percentile
-bootstrap over prompts, paired. Writes benchmarks/results/search.json.
+Snell et al., arXiv 2408.03314. Sums of three numbers, 48 held-out prompts, the model and the
+process reward model (a rule: false equations of the reply) of configs/beam.py; temperature 0.8,
+seed 0. Best-of-n draws n whole replies, the beam n beams that go on 4 ways after each line; what
+the rule puts first counts. Registered before the first run: the share of right choices at n = 16
+minus pass@1 of plain samples is above 0, for both, and it rises from 4 to 8 to 16. Intervals:
+95 % percentile bootstrap over prompts, paired. Writes benchmarks/results/search.json.
 """
 
 from __future__ import annotations
