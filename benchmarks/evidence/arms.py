@@ -33,6 +33,25 @@ def arm(file: str, arg: str | None = None, **changes: tp.Any) -> dict[str, tp.An
     return dict(c.items())
 
 
+def after_imitation(
+    own: dict[str, tp.Any], steps: int, **demonstrations: tp.Any
+) -> dict[str, tp.Any]:
+    """The arm behind so many steps of imitation in the same run.
+
+    Args:
+      demonstrations: settings of `rollouts.pairs.demonstrations`.
+    """
+    since = dict(schedule="step", init=0.0, end=1.0, steps=steps)
+    nll = dict(fn="preference.nll", aggregate="aggregate.token_mean")
+    rollout = own["rollout"]
+    first = dict(fn="pairs.demonstrations", steps=steps, **demonstrations)
+    last = dict(fn=rollout.fn, **rollout.options)
+    rollout.fn, rollout.options = "stages.by_step", dict(stages=(first, last))
+    terms = [dict(nll, coef=since | dict(init=1.0, end=0.0))]
+    terms += [dict(term, coef=since) for term in own["loss"]]
+    return own | dict(loss=tuple(terms), rollout=rollout)
+
+
 def sweep(arg: str | None, arms: dict[str, dict[str, tp.Any]], baseline: str) -> dict[str, tp.Any]:
     """The sweep of these arms with one seed.
 

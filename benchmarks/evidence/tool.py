@@ -10,27 +10,18 @@ from benchmarks.evidence import arms
 
 CLAIM = "the model with a calculator beats the model without"
 EXPECTED = {"tool": "above"}
-WARM = 8
 
 
-def _staged(fn: str) -> dict:
-    """An arm: imitation, then GRPO with the rollout fn."""
-    warm, own = arms.arm("tool_calculator", "warm"), arms.arm("tool_calculator")
-    since = dict(schedule="step", init=0.0, end=1.0, steps=WARM)
-    plain = fn == "sample.on_policy"
-    last = dict(fn=fn, **({} if plain else own["rollout"].options))
-    first = dict(fn=warm["rollout"].fn, **warm["rollout"].options)
-    rollout = own["rollout"]
-    rollout.fn = "stages.by_step"
-    rollout.options = dict(stages=(dict(**first, prompts=64, group=1, steps=WARM), last))
-    terms = tuple(dict(term, coef=since) for term in own["loss"])
-    imitation = (dict(term, coef=since | dict(init=1.0, end=0.0)) for term in warm["loss"])
-    own["advantage"] = warm["advantage"]  # a group of one is no error
+def _arm(tool: bool) -> dict:
+    own = arms.arm("tool_calculator")
+    if not tool:
+        own["rollout"].fn, own["rollout"].options = "sample.on_policy", {}
+    own["advantage"] = (dict(fn="group.grpo", allow_singleton=True),)  # of a demonstration
     own["learner"].micro_blocks = 8
-    return own | dict(loss=(*imitation, *terms), rollout=rollout)
+    return arms.after_imitation(own, 8, prompts=64, group=1, completion="<<{question}>> = {answer}")
 
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: short."""
-    found = {"plain": _staged("sample.on_policy"), "tool": _staged("turns.with_tool")}
+    found = {"plain": _arm(tool=False), "tool": _arm(tool=True)}
     return arms.sweep(arg, found, "plain")
