@@ -21,7 +21,7 @@ def get_config(arg: str | None = None):
     c.model.source = given.get("model", "Llama-3-70B")
     c.model.dtype = "bfloat16"
     c.model.remat = "full"
-    c.model.logits_chunk = 2**32  # over all devices: 512 MiB for each of the 32 parts of a batch
+    c.model.logits_chunk = 2**33  # over all devices: 1 GiB for each of the 32 parts of a batch
     # The sampler's weights are cut over model alone: gathering them over fsdp for every token would
     # take ten times as long as reading them.
     c.mesh = dict(data=1, fsdp=32, model=8, rollout="gathered")
@@ -36,8 +36,8 @@ def get_config(arg: str | None = None):
         ),
     )
     c.verifiers = (dict(fn="number.number", name="number", extract="boxed"),)
-    c.rollout.prompts = 32
-    c.rollout.group = 16
+    c.rollout.prompts = 64
+    c.rollout.group = 8  # of 16 the layers' inputs that the update keeps would not fit
     c.sampling.prompt_buckets = (512,)
     c.sampling.completion_buckets = (1024,)
     c.sampling.dtype = "bfloat16"
