@@ -17,6 +17,7 @@ from benchmarks.evidence.queue import CLAIMS, RESULTS, ROOT, source
 PAGE = ROOT / "docs/evidence.md"
 DRAWS = 10_000
 SAME = 0.10  # a difference within it counts as none
+GAIN = 0.20  # what the clean arm must gain for a claim to count
 Json = dict[str, tp.Any]
 
 
@@ -128,10 +129,9 @@ def details(found: Json) -> list[str]:
     columns: dict[str, dict[str, float]] = {}
     for name, runs in found["arms"].items():
         for run in runs.values():
-            numbers = {
-                "steps to half of the baseline's gain": half_way(run, float(gain)),
-                "s a step": float(np.median(sum(values(run, t) for t in TIMES))),
-            }
+            numbers = {"s a step": float(np.median(sum(values(run, t) for t in TIMES)))}
+            if gain >= GAIN:
+                numbers["steps to half of the baseline's gain"] = half_way(run, float(gain))
             for curve, (heading, how) in SHOWN.items():
                 got = values(run, curve)
                 if len(got):
@@ -142,7 +142,7 @@ def details(found: Json) -> list[str]:
             was, now = run["before"]["correct"], run["after"]["correct"]
             numbers["prompts gained"] = float(sum(now[p] > 0 and not was[p] for p in now))
             numbers["lost"] = float(sum(was[p] > 0 and not now[p] for p in now))
-            if len(values(run, "eval/pass@1")) > 1:  # evaluated on its way
+            if len(values(run, "eval/pass@1")) > 2:  # evaluated on its way
                 numbers["hacking alarm rang"] = float(run["alarm"])
             for heading, value in numbers.items():
                 columns.setdefault(heading, {}).setdefault(name, 0.0)
