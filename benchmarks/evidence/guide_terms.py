@@ -1,10 +1,10 @@
 """Guidance where plain GRPO is farther from a first success.
 
-Nath et al. (Guide), arXiv 2506.13923. Registered after the run of guide, in which GRPO solved nearly
-all two-digit sums by itself: here half of the prompts are two-digit sums, half are sums of three
-two-digit numbers, whose hint is the last step, a sum like those of the first half. 50 steps of at
-most 64 trained rows. Quantity: the share of 48 held-out sums of three that at least one of 8 samples
-without a hint gets right. Registered: guide minus grpo is above 0. Baseline: grpo.
+Nath et al. (Guide), arXiv 2506.13923. Registered after the run of guide, in which GRPO solved
+nearly all two-digit sums by itself: here half of the prompts are two-digit sums, half are sums of
+three two-digit numbers, whose hint is the last step, a sum like those of the first half. 50 steps
+of at most 64 trained rows. Quantity: the share of 48 held-out sums of three that at least one of
+8 samples without a hint gets right. Registered: guide minus grpo is above 0. Baseline: grpo.
 """
 
 from benchmarks.evidence import arms
