@@ -521,10 +521,14 @@ def test_spread_takes_all_and_begins_evenly(n):
         assert {0, 99} <= set(order[:2]) and gaps.max() <= 16, sorted(order[:12])
 
 
-def test_tokens_have_their_texts(toy):
+def test_tokens_have_their_texts(toy, tmp_path):
     run = runs.read(toy)
     sample = rollouts.sample([run], 10**6)
     assert (sample.shown, sample.total, sample.without_texts) == (12, 12, [])
+    running = shutil.copytree(toy, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    assert rollouts.sample([runs.read(running)], 10**6).without_texts == [], "before its export"
+    (running / "tokenizer.json").unlink()
+    assert rollouts.sample([runs.read(running)], 10**6).without_texts == ["run"]
     tokenizer = toy_tokenizer()
     shown = 0
     for group in sample.data["groups"]:
