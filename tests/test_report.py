@@ -484,6 +484,8 @@ def test_an_empty_directory_and_a_running_run(tmp_path):
     assert "No numbers yet" in look(page.report([tmp_path / "empty"])).text
     work = write_run(tmp_path / "running", summary=False)
     assert "running or stopped, step 3 of 3" in look(page.report([work])).text
+    (tmp_path / "pages").mkdir()
+    assert page.report([work], tmp_path / "pages") == tmp_path / "pages/report.html"
 
 
 def test_what_cannot_be_reported_is_said(tmp_path):

@@ -40,7 +40,8 @@ def report(
     Args:
       workdirs: of runs that are finished, running or broken off; runs that differ in nothing
         but config.seed are drawn as one curve with a band.
-      out: the page; None: report.html in the workdir if there is one, here if there are more.
+      out: the page, or a directory for report.html; None: the workdir if there is one, here if
+        there are more.
     Returns: where it is.
     Raises: ValueError for no or too many workdirs, FileNotFoundError for one that is not
       there, OSError when the page cannot be written.
@@ -54,6 +55,7 @@ def report(
         out = found[0].path / "report.html" if len(found) == 1 else "report.html"
     page = render(found)
     target = pathlib.Path(out).expanduser().resolve()
+    target = target / "report.html" if target.is_dir() else target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("wb", dir=target.parent, delete=False) as file:
         file.write(page)
