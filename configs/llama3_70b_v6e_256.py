@@ -23,7 +23,7 @@ def get_config(arg: str | None = None):
     c.model.remat = "full"
     c.model.logits_chunk = 2**33  # over all devices: 1 GiB for each of the 32 parts of a batch
     # The sampler's weights are cut over model alone: gathering them over fsdp for every token would
-    # take ten times as long as reading them.
+    # take several times as long as reading them.
     c.mesh = dict(data=1, fsdp=32, model=8, rollout="gathered")
     data = given.get("data", "gsm8k")
     c.tasks = (
@@ -52,7 +52,7 @@ def get_config(arg: str | None = None):
     )
     c.learner.micro_blocks = 32  # as many as P is cut into: one block a device
     c.optim.lr = 1e-6
-    c.optim.moments = "bfloat16"  # float32 would need 31.3 of 32 GiB
+    c.optim.moments = "bfloat16"  # float32 takes 1 GiB a device more
     c.optim.warmup_steps = 10
     c.eval.every = 25
     c.eval.samples = 4

@@ -8,8 +8,8 @@ import typing as tp
 
 import numpy as np
 
+from rlpt import batches, distributed
 from rlpt import columns as columns_lib
-from rlpt import distributed
 from rlpt import learner as learner_lib
 from rlpt import tools as tools_lib
 from rlpt.columns import Table
@@ -21,7 +21,7 @@ def say(text: str = "") -> None:
         print(text, flush=True)
 
 
-def batch_metrics(batch: tools_lib.Batch, table: Table) -> dict[str, float]:
+def batch_metrics(batch: batches.Batch, table: Table) -> dict[str, float]:
     """Flat scalars of one batch of rollouts."""
     rows = np.asarray(table["row_mask"])
     count = max(int(rows.sum()), 1)
@@ -53,9 +53,7 @@ def batch_metrics(batch: tools_lib.Batch, table: Table) -> dict[str, float]:
     return out
 
 
-def pass_rates(
-    batch: tools_lib.Batch, counted: tp.Collection[str] | None = None
-) -> dict[str, float]:
+def pass_rates(batch: batches.Batch, counted: tp.Collection[str] | None = None) -> dict[str, float]:
     """Share of correct completions by prompt id, over the rows with a verdict; NaN: none.
 
     counted: as `tools.correct`.
@@ -69,12 +67,12 @@ def pass_rates(
     return {k: float(np.mean(v)) if v else float("nan") for k, v in found.items()}
 
 
-def rollout_rows(batch: tools_lib.Batch, table: Table) -> list[dict[str, tp.Any]]:
+def rollout_rows(batch: batches.Batch, table: Table) -> list[dict[str, tp.Any]]:
     """One record a live or masked row, for rollouts.jsonl: that of the tools, and what it is worth.
 
     table: the batch's columns after credit.
     """
-    rows = tools_lib.Tools.to_rows(tools_lib.Batch(table, batch.text))
+    rows = batches.to_rows(batches.Batch(table, batch.text))
     for row in rows:
         i, j = row["block"], row["sample"]
         verdicts = batch.text.verdicts[i][j]
