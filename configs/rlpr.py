@@ -58,7 +58,7 @@ def get_config(arg: str | None = None):
         ),
     )
     c.advantage = (dict(fn="group.grpo", reads=dict(rewards="likelihood_reward")),)
-    c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),)
+    c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.27)),)
     c.learner.micro_blocks = 2
     c.optim.lr = 1e-5
     return rlpt.config.runlocal(c) if arg == "runlocal" else c

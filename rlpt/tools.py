@@ -323,11 +323,20 @@ class Tools:
         """A number in [0, 1) that follows from the run's key and `parts`: for host choices."""
         return hash_int(*np.asarray(jax.random.key_data(self.key)).ravel(), *parts) / 2**64
 
-    @property
-    def truncates(self) -> bool:
-        """Whether the sampling law leaves tokens out, so that sampler_logp is not the model's."""
+    def need_whole_law(self, where: str) -> None:
+        """For a rollout whose rows keep sampler_logp as old_logp: it has to be the model's own.
+
+        Args: where: the rollout and the setting that asks for it, for the message.
+
+        Raises: ValueError where the sampling law leaves tokens out.
+        """
         s = self.sampling
-        return bool(s.top_k or s.top_p < 1 or s.min_p)
+        if s.top_k or s.top_p < 1 or s.min_p:
+            raise ValueError(
+                f"{where}: got top_k={s.top_k}, top_p={s.top_p:g}, min_p={s.min_p:g}: rows that "
+                "are not on policy would keep log-probs of the truncated law, those of the update "
+                "are not; sample from the whole law (0, 1, 0)"
+            )
 
     def recorded(self, path: str, step: int, origin: int = 0) -> Batch:
         """The batch of one step of a rollouts.jsonl, see `from_rows`.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt import build, chain, columns
+from rlpt import build, chain, columns, learners
 from rlpt import tools as tools_lib
 from rlpt.advantages import tree
 from rlpt.losses import aggregate, off_policy, ratios, surrogates
@@ -298,6 +298,24 @@ def test_the_ratio_of_a_guided_row_is_against_the_law_under_the_hint(guided):
     assert np.abs(plain - hinted)[mask].max() > 1e-3, "the hint changes the law"
 
 
+@pytest.mark.parametrize("old_logp", ["recompute", "sampler"])
+def test_the_law_under_the_hint_is_never_computed_again(guided, old_logp):
+    """Where old_logp is written for all rows, guided ones keep what they brought."""
+    tools, batch = guided
+    config = toy(model__source=MODEL, learner__old_logp=old_logp, learner__epochs=2)
+    loaded = load(MODEL)
+    made = learners.Learners(
+        config, build.make_learners(config, loaded.config, None), (), loaded, set(),
+        jax.random.key(0),
+    )  # fmt: skip
+    table = dict(batch.table) | {"old_logp": batch.table["old_logp"] - 1}
+    made.prepare(table)
+    own = batch.table["sampler_logp"] - (batch.table["origin"] == 1)[..., None]
+    live = batch.table["completion_mask"] & batch.table["row_mask"][..., None]
+    close(np.asarray(table["old_logp"])[live], own[live], atol=1e-4)
+    assert (batch.table["origin"] == 1).any()
+
+
 def test_rows_marked_on_policy_have_the_training_law(guided, scaffolded):
     for tools, batch in (guided, scaffolded):
         table = batch.table
@@ -519,8 +537,9 @@ def test_forms_of_the_success(make):
     assert mask.sum(1).tolist() == [3, 1] and two.table["origin"][0].tolist() == [0, 0, 0, 1]
     assert np.where(mask, two.table["verdict/digit"][:2], 0).sum() == 2
     assert two.text.completions[0][3] == two.text.completions[1][0] == plain.text.completions[0][3]
-    with pytest.raises(ValueError, match="expected 1 to 4 of hinted, question"):
-        one("answer")
+    for wrong in (("answer",), ("hinted", "hinted"), ()):
+        with pytest.raises(ValueError, match="expected one or both of hinted and question"):
+            one(*wrong)
     with pytest.raises(ValueError, match="group_blocks=1, expected 2"):
         scaf.rescued(stream(*PROMPTS), make(), None, 0, prompts=4, group=4, group_blocks=1)
 
@@ -540,6 +559,18 @@ def test_groups_that_cannot_be_rescued_stay(make):
         tools = make("0000 0001 0001 0001", "1111")
         scaf.rescued(stream(*PROMPTS), tools, None, step, exempt_steps=5, **run)
         assert len(tools.asked) == calls, step
+
+
+def test_hints_and_a_truncated_law_refuse_each_other(make):
+    """A guided row's old_logp is the sampler's, which has to be the model's own."""
+    tools = make("0001 0001 0001 0001")
+    tools.sampling = tools.sampling.copy_and_resolve_references()
+    tools.sampling.min_p = 0.1
+    with pytest.raises(ValueError, match=r"guided: got top_k=0, top_p=1, min_p=0.1"):
+        guide.guided(stream(*PROMPTS), tools, None, 0, **SIZE)
+    with pytest.raises(ValueError, match="rescued replace='question': got top_k"):
+        scaf.rescued(stream(*PROMPTS), tools, None, 0, replace=("question",), **SIZE)
+    scaf.rescued(stream(*PROMPTS), tools, None, 0, **SIZE)  # the row's own law, by the update
 
 
 def test_guide_on_a_task(make):

@@ -60,7 +60,7 @@ def test_rows_without_a_place_and_prompts_without_a_reference():
                              ("mean_log_prob", np.log(0.5), -50.0)):  # fmt: skip
         got = both(likelihood.of_answer, logp, scored, slot, form=form, floor=-50.0)
         close(got[0], [here, none], 1e-5, form)
-        assert np.ptp(got[1]) == 0, f"{form}: no reference, no signal"
+        assert (got[1] == 0).all(), f"{form}: no reference, no signal"
     assert of_answer([0.0, 1.0], form="log_prob", floor=-7.0) == -7.0, "one token cannot drown all"
 
 
@@ -336,6 +336,9 @@ def test_the_answer_takes_the_place_of_the_rows_own(tools):
     np.testing.assert_array_equal(t["context_mask"][rest], t["completion_mask"][rest])
     np.testing.assert_array_equal(t["verdict/digit"], old["verdict/digit"])
     assert batch.text.completions == plain.text.completions, "of what was sampled"
+    strict = run(tools, reference.answers, **settings, cut_off=False).table["answer_slot"]
+    np.testing.assert_array_equal(strict, old["answer_slot"] & ~old["truncated"])
+    assert (strict != old["answer_slot"]).any(), "no place in a row that was cut off"
     with pytest.raises(ValueError, match="until: got '', expected text that ends the reasoning"):
         run(tools, reference.spliced, until="")
 

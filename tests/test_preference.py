@@ -117,6 +117,10 @@ def test_nll():
     close(preference.nll(LOGP, rows([[NAN, NAN]])), -LOGP, what="no preference: all")
     close(preference.nll(LOGP), -LOGP)
     assert 2 * total(value, TOKENS) == pytest.approx(2.0), "alpha 1: the mean over the chosen row"
+    both_terms = 2 * total(value, TOKENS) + 0.1 * total(
+        preference.orpo(LOGP, TOKENS, FIRST), TOKENS
+    )
+    assert both_terms == pytest.approx(2.0 + 0.1 * 1.042058, abs=1e-6), "ORPO, a pair"
 
 
 # --- invariants ---------------------------------------------------------------------------------

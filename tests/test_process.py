@@ -1,8 +1,10 @@
 """Rewards of steps and tokens: PURE, PRIME, the implicit reward model, and steps in text."""
 
+import collections
 import functools
 import itertools
 import runpy
+import types
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +97,21 @@ def test_pure_baseline_numbers():
     close(second, [-0.1 - 0.02 * 5, 0.2 + 0.02 * 15], what="the tokens of the step, not of the row")
 
 
+def test_pure_of_three_rows():
+    """Leave-one-out sums over rows of 1, 2 and 4 tokens, which are no means of ratios."""
+    length = np.array([1, 2, 4])
+    tokens = mask(np.arange(4) < length[None, :, None])
+    at = jnp.where(tokens, ids([[[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]]]), -1)
+    score = jnp.where(tokens, rows([[[0.8] * 4, [0.5, -0.4, 0, 0], [0.6, 0.6, -0.9, -0.9]]]), 0.0)
+    soft = lambda *r: np.dot(np.exp(-np.array(r) / 0.1) / np.exp(-np.array(r) / 0.1).sum(), r)
+    s, n = np.array([0.8, soft(0.5, -0.4), soft(0.6, -0.9)]), np.array([1, 2, 2])
+    want = [s[i] - (s.sum() - s[i]) / (7 - length[i]) * length[i] for i in range(3)]
+    close(call(process.pure, score, at, tokens)[0, :, 0], want)
+    mean = s / n
+    want = [s[i] - n[i] * (mean.sum() - mean[i]) / 2 for i in range(3)]
+    close(call(process.pure, score, at, tokens, baseline="step")[0, :, 0], want)
+
+
 def test_pure_with_outcome_kl_and_separators():
     plain = call(process.pure, SCORES, STEPS, ONES)
     outcome = call(process.pure, SCORES, STEPS, ONES, rows([[1, 0]]), outcome_coef=0.5)
@@ -139,6 +156,9 @@ def test_pure_takes_the_minimum_and_cannot_be_fed_with_good_steps():
     soft = score(r, 0.1)
     assert (r.min(-1) - 1e-6 <= soft).all() and (soft <= r.mean(-1) + 1e-6).all()
     close(score(r, 1e-4), r.min(-1), atol=1e-5), close(score(r, 1e5), r.mean(-1), atol=1e-5)
+    first = lambda r: call(returns.minimum, rows(r), at, tokens, temperature=0.5)
+    part = lambda r: first(r)[..., 0] - first(r)[..., 1]  # r*, the transformed reward, of step 0
+    assert np.abs(part(r + 0.3) - part(r) - 0.3).max() > 0.1, "that of a step is not shifted"
     assert np.abs(score(r + 0.3, 0.5) - score(r, 0.5) - 0.3).max() < 1e-5, "weights sum to 1"
     assert np.abs(score(r * 2, 0.1) - 2 * score(r, 0.1)).max() > 0.01, "no other map commutes"
     filled = r.copy()
@@ -162,6 +182,10 @@ def test_rows_of_a_group_that_are_alike():
     at, tokens = jnp.broadcast_to(STEPS[:, :1], (1, 3, 3)), jnp.ones((1, 3, 3), bool)
     outcome = jnp.ones((1, 3))
     close(call(process.pure, same, at, tokens, outcome)[..., 0], np.zeros((1, 3)))
+    one_step = jnp.zeros((1, 3, 3), jnp.int32)  # then nothing is left of any token
+    close(
+        call(process.pure, same[..., :1] * tokens, one_step, tokens, outcome), np.zeros((1, 3, 3))
+    )
     for settings in ({}, {"batch_norm": False}, {"granularity": "whole"}):
         got = call(process.prime, same, outcome, tokens, whiten=False, form="paper", **settings)
         close(got[..., 0], np.zeros((1, 3)), what=str(settings))
@@ -218,6 +242,30 @@ def test_prime_numbers():
     close(normed, released / 0.4, atol=1e-5, what="the largest |return| is 0.4")
     outcome = call(process.prime, Q, ACC, ONES, **PLAIN | dict(process_coef=0.0, outcome_coef=1.0))
     close(outcome, np.array([1, -1])[:, None] * np.asarray(ONES), what="RLOO of the outcome")
+
+
+def test_prime_of_three_rows():
+    """Means over 1, 2 and 4 tokens, leave one out; the outcome's own three too."""
+    length = np.array([1, 2, 4])
+    tokens = mask(np.arange(4) < length[None, :, None])
+    q = np.where(tokens, [[[0.8] * 4, [0.5, -0.4, 0, 0], [0.6, 0.2, -0.9, 0.3]]], 0)[0]
+    mean, outcome = q.sum(-1) / length, np.array([1, 0, 0.5])
+    for form in ("paper", "released"):
+        got = call(process.prime, rows(q[None]), rows([outcome]), tokens, **PLAIN, form=form)
+        for i, n in enumerate(length):
+            others = (mean.sum() - mean[i]) / 2
+            own = q[i] - others if form == "paper" else 1.5 * q[i] - mean.sum() / 2
+            close(got[0, i, :n], own[:n][::-1].cumsum()[::-1], what=form)
+        only = PLAIN | dict(process_coef=0.0, outcome_coef=1.0)
+        got = call(process.prime, rows(q[None]), rows([outcome]), tokens, **only, form=form)
+        close(got[0, :, 0], [0.75, -0.75, 0], what="o less the mean of the other two")
+    late = only | dict(gamma=0.5)
+    paper, released = (
+        call(process.prime, rows(q[None]), rows([outcome]), tokens, **late, form=form)[0, 1]
+        for form in ("paper", "released")
+    )
+    close(paper, [-0.75, -0.75, 0, 0])
+    close(released, [-0.375, -0.75, 0, 0], what="on the last token, and discounted from there")
 
 
 def test_prime_sums_its_sources_and_whitens():
@@ -398,6 +446,29 @@ def test_offsets_to_tokens():
     for offset, n in zip(offsets, want, strict=True):
         assert decode(tokens[:n]).startswith(text[:offset]), "covers the characters"
         assert n == 0 or len(decode(tokens[: n - 1]).rstrip("\ufffd")) < offset, "no token too many"
+
+
+@pytest.mark.parametrize(
+    ("parts", "separates", "at"),
+    [
+        ((b"One", b".\n", b"\nTw", b"o"), [0, 0, 0, 0], [0, 0, 0, 1]),
+        ((b"One.", b"\n", b"\n", b"Two"), [0, 1, 1, 0], [0, 0, 0, 1]),
+        ((b"a", b"\n\nSecond", b"\n\nc"), [0, 0, 0], [0, 0, 1]),
+    ],
+)
+def test_a_token_that_says_something_is_no_separator(parts, separates, at):
+    tokens = np.arange(len(parts))[None, None]
+    table = {"completion_mask": tokens >= 0, "completion_tokens": tokens}
+    batch = types.SimpleNamespace(table=table, outcomes=collections.Counter())
+    tools = types.SimpleNamespace(tokenizer=types.SimpleNamespace(decode=pieces(*parts)))
+    inner = dict(fn="tests.test_process:given", batch=batch)
+    steps.split(None, tools, None, 0, prompts=1, group=1, inner=inner)
+    assert table["separator_mask"][0, 0].astype(int).tolist() == separates
+    assert table["step_id"][0, 0].tolist() == at
+
+
+def given(stream, tools, state, step, *, prompts, group, batch):
+    return {"policy": batch}, state
 
 
 TEXTS = ("1+2=3\n=4", "\n5", "7", "a\n\n\nb", "")

@@ -314,7 +314,7 @@ def test_carried_blocks_and_a_truncated_law_refuse_each_other(make):
     tools = make()
     tools.sampling = tools.sampling.copy_and_resolve_references()
     tools.sampling.top_p = 0.9
-    with pytest.raises(ValueError, match="carry=True with top_k, top_p or min_p"):
+    with pytest.raises(ValueError, match="refill carry=True: got top_k=0, top_p=0.9"):
         refill(tools)
     (batch,), _ = refill(tools, max_batches=1, carry=False)
     assert batch.outcomes["dynamic/batches"] == 1

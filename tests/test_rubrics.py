@@ -73,7 +73,13 @@ def test_vetoes():
     assert rubric.aggregate([1, 1, 0], own) == pytest.approx(6 / 7)
     assert rubric.aggregate([1, 0, 1], own, cap=0.2) == 0.2
     assert rubric.aggregate([0, 0, 1], own, cap=0.2) == pytest.approx(1 / 7), "no floor"
+    worse = items({"weight": 5}, {"weight": -4, "veto": True})
+    assert rubric.aggregate([1, 0], worse, cap=0.1) == 1.0, "does not do what it should not"
+    assert rubric.aggregate([1, 1], worse, cap=0.1) == 0.1
     row = lambda *x: jnp.array([x])
+    verdict = {"a": row(1.0, 1.0), "b": row(0.0, 1.0)}
+    out = rubrics.explicit(verdict, weights=dict(a=5.0, b=-4.0), vetoes=("b",), cap=0.1)
+    close(out["rewards"], [[1.0, 0.1]], what="weight below 0")
     verdict = {"a": row(1.0, 1.0, 1.0, 1.0), "b": row(1.0, 0.4, NAN, 0.6), "c": row(0.0, 1, 1, 1)}
     settings = dict(weights=dict(a=3.0, b=0.0, c=1.0), vetoes=("b",))
     out = both(rubrics.explicit, verdict, **settings)
@@ -202,6 +208,9 @@ def test_what_the_judge_does_wrong_is_no_score(words):
     assert verdict.detail == "criterion 4: the service is down"
     (verdict,) = explicit(["Paris 7"], broken, tolerate=0.25)
     assert verdict.score == pytest.approx(1.3 / 2.1) and verdict.detail == "1+ 2- 3+ 4?"
+    against = [*SAYS, {"text": "The judge is down.", "weight": -0.4}]
+    (verdict,) = explicit(["Paris 7"], against, tolerate=0.25)
+    assert verdict.score == pytest.approx(0.9 / 2.0), "silence does not help a completion"
     (verdict,) = explicit(["Paris 7"], [*SAYS, {"text": "in prose"}], tolerate=0.2)
     assert verdict.outcome == "unparsable", "one of four is more than a fifth"
     veto = [*SAYS, {"text": "The judge is down.", "veto": True}]
@@ -213,6 +222,9 @@ def test_programs(words):
     given = [{"text": "right", "program": {"fn": "number.number"}}]
     verdicts = explicit(["4", "it is 5", "four"], given, answer="4", base_url="", model="")
     assert [v.score for v in verdicts] == [1.0, 0.0, 0.0], "no number is not met, not missing"
+    good, bad = (dict(g, text="x", program={"fn": "number.number"}) for g in ({}, {"weight": -0.5}))
+    verdicts = explicit(["4", "four"], [good, bad], answer="4", base_url="", model="", floor=-0.5)
+    assert [v.score for v in verdicts] == [0.5, -0.5], "what cannot be read counts against it"
     assert not words.asked
 
 

@@ -179,21 +179,32 @@ def test_rows_are_draws_of_the_policy(make):
         assert (table["completion_tokens"][~table["completion_mask"]] == 0).all()
 
 
-def test_the_best_beginning_goes_on(make):
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_the_best_beginning_goes_on(make, lookahead):
     """One search by hand: two rounds, all of the group from the best first step."""
     tools = make()
-    batch = found(tools, expand=4, rounds=2)
+    batch = found(tools, expand=4, rounds=2, lookahead=lookahead)
     first = tools.generate(items(), group=4, step=0, until=(STEP,))
     checked = 0
     for i in range(4):
         texts = first.text.completions[i]
-        ended = [j for j in range(4) if STEP not in texts[j]]
-        going = [j for j in range(4) if STEP in texts[j]]
+        going = [j for j in range(4) if STEP in texts[j] and len(live(first, i, j)) < WIDTH]
+        ended = [j for j in range(4) if j not in going]
         rows = [live(batch, i, j) for j in range(4)]
         if not going:
             continue
         checked += 1
-        best = max(going, key=lambda j: signs(texts[j]))
+        begins = [live(first, i, j) for j in going]
+        seen = [texts[j] for j in going]
+        if lookahead:  # judged with one more step, greedy, that is not kept
+            ahead = tools.generate(
+                items()[i : i + 1] * len(going), group=1, step=0, until=(STEP,), temperature=0.0,
+                first_sample=[0] * len(going), prefixes=begins,
+            )  # fmt: skip
+            more = [live(ahead, k, 0) for k in range(len(going))]
+            assert all(more), "a step of its own"
+            seen = [tools.tokenizer.decode(a + b) for a, b in zip(begins, more, strict=True)]
+        best = going[max(range(len(going)), key=lambda k: signs(seen[k]))]
         begin = live(first, i, best)
         again = tools.generate(  # samples 0 to 3, a block each as in the search
             items()[i : i + 1] * 4, group=1, step=0, attempt=1, first_sample=list(range(4)),
@@ -222,9 +233,13 @@ def test_trees_do_not_meet(make):
     first = tools.generate(items(), group=4, step=0, until=(STEP,))
     for i, tree in np.ndindex(4, 2):
         own = [live(first, i, 2 * tree + j) for j in range(2)]
+        texts = [first.text.completions[i][2 * tree + j] for j in range(2)]
+        going = [j for j in range(2) if STEP in texts[j] and len(own[j]) < WIDTH]
+        best = max(going, key=lambda j: signs(texts[j])) if going else None
         for j in range(2):
             row = live(batch, i, 2 * tree + j)
-            assert any(row[: len(b)] == b for b in own)
+            ended = any(row == own[k] for k in range(2) if k not in going)
+            assert ended or row[: len(own[best])] == own[best], "the one that the tree kept"
         scores = batch.table["beam_score"][i, 2 * tree : 2 * tree + 2]
         assert scores[0] >= scores[1]
 

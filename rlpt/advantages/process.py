@@ -134,7 +134,8 @@ def prime(
         paper     q' = q - (S - m_i) / (n - 1)
         released  q' = n / (n - 1) q - S / (n - 1), which scales the row's own rewards
 
-    A_t = process_coef sum_{s >= t} gamma^(s-t) q'_s + outcome_coef (o_i - mean_{j != i} o_j).
+    A_t = process_coef sum_{s >= t} gamma^(s-t) q'_s + outcome_coef (o_i - mean_{j != i} o_j), where
+    'released' discounts the outcome too, from the last token on.
 
     Args:
       step_rewards: [P,G,T] float32, q, of `rewards.steps.implicit`.
@@ -179,7 +180,9 @@ def prime(
         total = jnp.sum(jnp.where(rows, mean, 0.0), axis=1, keepdims=True)
         relative = q * (count / rest)[..., None] - (total / rest)[..., None]
     relative = jnp.where(mask & (count > 1)[..., None], relative, 0.0)
-    advantages = process_coef * _tokens.discounted(relative, mask, gamma)
-    advantages = advantages + outcome_coef * group.rloo(rewards, rows)[..., None]
+    earned, outcome = process_coef * relative, outcome_coef * group.rloo(rewards, rows)[..., None]
+    if form == "released":
+        earned, outcome = earned + jnp.where(_tokens.last_token(mask), outcome, 0.0), 0.0
+    advantages = _tokens.discounted(earned, mask, gamma) + outcome
     advantages = jnp.where(mask, advantages, 0.0)
     return _tokens.whiten(advantages, mask, eps) if whiten else advantages

@@ -169,8 +169,9 @@ def orpo(
 ) -> jax.Array:
     """The odds ratio term of ORPO: -log sigma(log odds_i - log odds_j), no reference.
 
-    odds = p / (1 - p), p = exp(mean_t log pi), kept off 1 by 1e-6.  ORPO is `nll` and 0.1 times
-    this.
+    odds = p / (1 - p), p = exp(mean_t log pi), kept off 1 by 1e-6.  ORPO is
+    NLL / length of the preferred row and 0.1 times this, a pair: with
+    `aggregate.sequence_mean_token_mean`, `nll` with a coefficient of 2 and this with 0.1.
 
     Args, Returns: as `simpo`.
 

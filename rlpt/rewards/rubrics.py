@@ -35,7 +35,8 @@ def explicit(
       verdict: name -> [P,G] float32 in [0, 1].  NaN in one that is used takes the row out.
       row_mask: [P,G] bool.
       weights: name -> weight.
-      vetoes: names, of those in `weights` (whose weight may be 0); broken below `threshold`.
+      vetoes: names, of those in `weights` (whose weight may be 0); broken below `threshold`, or,
+        where the weight is below 0 (what an answer should not do), from it on.
 
     Returns: rewards [P,G] float32, row_mask [P,G] bool.
 
@@ -50,8 +51,8 @@ def explicit(
     out = combine.weighted_sum(verdict, row_mask, weights=_normalised(weights, "explicit"))
     rewards = out["rewards"]
     for name in vetoes:
-        broken = out["row_mask"] & (verdict[name] < threshold)
-        rewards = jnp.where(broken, jnp.minimum(rewards, cap), rewards)
+        broken = (verdict[name] < threshold) == (weights[name] >= 0)
+        rewards = jnp.where(out["row_mask"] & broken, jnp.minimum(rewards, cap), rewards)
     return {**out, "rewards": rewards}
 
 

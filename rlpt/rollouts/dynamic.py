@@ -47,12 +47,8 @@ def refill(
     """
     if max_batches < 1:
         raise ValueError(f"refill: got max_batches={max_batches}, expected at least 1")
-    if carry and tools.truncates:
-        raise ValueError(
-            "refill: got carry=True with top_k, top_p or min_p: the log-probs that carried rows "
-            "bring are of the truncated law, those of the update are not; set "
-            "config.rollout.options.carry to False, or sample from the whole law"
-        )
+    if carry:
+        tools.need_whole_law("refill carry=True")
     counts: collections.Counter[str] = collections.Counter()
     kept, have = [], 0
     if state and state["carried"]:

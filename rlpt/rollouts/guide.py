@@ -50,7 +50,8 @@ def guided(
       template: the last user message under the hint, with {question} and {hint}.
     Returns: ({"policy": batch}, state).
 
-    Raises: ValueError for other group_blocks than 2, or an unknown verifier.
+    Raises: ValueError for other group_blocks than 2, an unknown verifier, or sampling that is cut
+      by top_k, top_p or min_p.
 
     Reference: Nath et al., "Adaptive Guidance Accelerates Reinforcement Learning of Reasoning
     Models", arXiv:2506.13923.  Advantages over the union of both halves, and as many guided rows
@@ -58,6 +59,7 @@ def guided(
     """
     if group_blocks != 2:
         raise ValueError(f"guided: got group_blocks={group_blocks}, expected 2: own and guided")
+    tools.need_whole_law("guided")
     name = _hints.verdict_name(tools, verifier, "guided")
     items = stream.take(prompts)
     batch = tools.verify(tools.generate(items, group=group, step=step))

@@ -24,6 +24,7 @@ def answers(
     before: str = "",
     after: str = "",
     width: int = 16,
+    cut_off: bool = True,
 ) -> tuple[tp.Any, tp.Any]:
     """On-policy rows, and the reference answer to be scored behind the reasoning of each.
 
@@ -45,6 +46,8 @@ def answers(
         reasoning, but for an end token.
       before, after: text around the answer.
       width: A, tokens.
+      cut_off: whether rows that the length limit cut off may have a place; False: they have none,
+        as in the code of RLPR and VeriFree.
     Returns: ({"policy": batch}, state).
 
     Reference: Yu et al., "RLPR", arXiv:2506.18254.
@@ -52,7 +55,9 @@ def answers(
     items = stream.take(prompts)
     batch = tools.verify(tools.generate(items, group=group, step=step))
     room = tools.width + width  # the answer is scored behind the row, not in it
-    columns, counts = _columns(tools, items, batch.table, until, before, after, width, room)
+    columns, counts = _columns(
+        tools, items, batch.table, until, before, after, width, cut_off, room
+    )
     batch.table |= columns
     batch.outcomes.update(counts)
     return {"policy": batch}, state
@@ -80,6 +85,7 @@ def spliced(
     before: str = "",
     after: str = "",
     width: int = 16,
+    cut_off: bool = True,
 ) -> tuple[tp.Any, tp.Any]:
     """On-policy reasoning with the reference answer in the place of the row's own.
 
@@ -104,7 +110,7 @@ def spliced(
     batch = tools.verify(tools.generate(items, group=group, step=step))
     table = batch.table
     room = table["completion_mask"].shape[-1]
-    columns, counts = _columns(tools, items, table, until, before, after, width, room)
+    columns, counts = _columns(tools, items, table, until, before, after, width, cut_off, room)
     batch.table |= columns
     batch.outcomes.update(counts)
     rows = []  # block, row, tokens of reasoning, tokens in all
@@ -174,6 +180,7 @@ def _columns(
     before: str,
     after: str,
     width: int,
+    cut_off: bool,
     room: int,
 ) -> tuple[Table, collections.Counter[str]]:
     """The columns of `answers`, and its counts. room: tokens of a row with its answer, at most."""
@@ -203,6 +210,7 @@ def _columns(
             tokens = table["completion_tokens"][i, j][mask[i, j]].tolist()
             length = _reasoning(tools, tokens, until)
             fits = length is not None and length + len(follows) <= room
+            fits = fits and (cut_off or not table["truncated"][i, j])
             counts["reference/slots" if fits else "reference/no_slot"] += 1
             if fits:
                 columns["answer_slot"][i, j] = True

@@ -28,7 +28,8 @@ def recorded(
       path: a rollouts.jsonl of a run with the same prompts, group and group_blocks.
       origin: 0: as if sampled now; 2: by older weights.  Rows recorded with another origin
         than 0 keep it; the ratio of all rows but those of origin 0 is to the recorded log-probs.
-    Raises: ValueError where the file has no such step or another shape.
+    Raises: ValueError where the file has no such step or another shape, or has rows of another
+      origin than 0 while sampling is cut by top_k, top_p or min_p.
     """
     stream.take(prompts)  # the stream moves on as in the recorded run
     batch = tools.recorded(path, first_step + step, origin=origin)
@@ -39,5 +40,6 @@ def recorded(
             f"{(prompts * group_blocks, group)}"
         )
     if batch.table["origin"].any():
+        tools.need_whole_law("recorded rows of an origin other than 0")
         batch.table["old_logp"] = batch.table["sampler_logp"]
     return {"policy": batch}, state

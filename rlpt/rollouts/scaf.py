@@ -58,8 +58,8 @@ def rescued(
       exempt_steps: the first steps, in which no group is rescued.
     Returns: ({"policy": batch}, state).
 
-    Raises: ValueError for other group_blocks than 2, an unknown verifier or form, or more rows to
-      replace than there are.
+    Raises: ValueError for other group_blocks than 2, an unknown verifier, a form that is unknown or
+      there twice, or 'question' where sampling is cut by top_k, top_p or min_p.
 
     Reference: Zhang et al., "Scaf-GRPO", arXiv:2510.19807, and its code, where 12 levels are 3
     tiers of 4 parts.  Differs from the code in: the ratio of 'question' rows is to the law that
@@ -67,10 +67,11 @@ def rescued(
     """
     if group_blocks != 2:
         raise ValueError(f"rescued: got group_blocks={group_blocks}, expected 2: own and hinted")
-    if not replace or set(replace) - set(FORMS) or len(replace) > group:
-        raise ValueError(
-            f"rescued replace: got {replace}, expected 1 to {group} of {', '.join(FORMS)}"
-        )
+    if not replace or set(replace) - set(FORMS) or not len(set(replace)) == len(replace) <= group:
+        forms = " and ".join(FORMS)
+        raise ValueError(f"rescued replace: got {replace}, expected one or both of {forms}")
+    if "question" in replace:
+        tools.need_whole_law("rescued replace='question'")
     name = _hints.verdict_name(tools, verifier, "rescued")
     items = stream.take(prompts)
     batch = tools.verify(tools.generate(items, group=group, step=step))

@@ -57,10 +57,15 @@ def covering(
         low, high = (out[-1] if out else 0) - 1, len(tokens)  # not enough, enough
         while high - low > 1:
             middle = (low + high) // 2
-            enough = len(decode(tokens[:middle]).rstrip(_UNFINISHED)) >= offset
+            enough = _written(decode, tokens[:middle]) >= offset
             low, high = (low, middle) if enough else (middle, high)
         out.append(high)
     return out
+
+
+def _written(decode: Decode, tokens: collections.abc.Sequence[int]) -> int:
+    """How many whole characters these tokens write."""
+    return len(decode(tokens).rstrip(_UNFINISHED))
 
 
 def split(
@@ -103,7 +108,8 @@ def split(
         ends = covering(decode, tokens, [x for _, said, end in found for x in (said, end)])
         for k in range(len(found)):
             said, end = ends[2 * k : 2 * k + 2]
-            separates[i, j, said:end] = True
+            beyond = _written(decode, tokens[:end]) > found[k][2]  # the last begins the next step
+            separates[i, j, said : end - beyond] = True
             step_id[i, j, end : len(tokens)] = min(k + 1, len(found) - 1)
         batch.outcomes["steps/rows"] += 1
         batch.outcomes["steps/steps"] += len(np.unique(step_id[i, j, : len(tokens)]))

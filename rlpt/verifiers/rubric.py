@@ -47,7 +47,8 @@ class Item:
     Attributes:
       text: what a good answer does.
       weight: counts towards the score if met; below 0: what it should not do (HealthBench).
-      veto: an answer that does not meet it gets no more than the cap, whatever else it does.
+      veto: an answer that does not meet it gets no more than the cap, whatever else it does; one
+        of weight below 0 caps the answers that do what it says.
       program: {"fn": a verifier of one row, its settings}; {}: the judge decides.
     """
 
@@ -109,13 +110,16 @@ def read_items(
 def aggregate(
     met: collections.abc.Sequence[float], items: collections.abc.Sequence[Item], cap: float = 0.0
 ) -> float:
-    """sum_j w_j c_j / sum of the weights above 0; at most `cap` if a veto is not met.
+    """sum_j w_j c_j / sum of the weights above 0; at most `cap` if a veto is broken.
 
-    met: c_j in [0, 1].  With weights above 0 the score is in [0, 1] and 1 if all are met.
+    met: c_j in [0, 1].  With weights above 0 the score is in [0, 1] and 1 if all are met.  A veto
+    is broken below 0.5; one of weight below 0, what not to do, from 0.5 on.
     """
     total = sum(item.weight for item in items if item.weight > 0)
     score = sum(item.weight * c for c, item in zip(met, items, strict=True)) / total
-    broken = any(item.veto and c < 0.5 for c, item in zip(met, items, strict=True))
+    broken = any(
+        item.veto and (c < 0.5) == (item.weight >= 0) for c, item in zip(met, items, strict=True)
+    )
     return min(score, cap) if broken else score
 
 
@@ -192,8 +196,9 @@ def explicit(
       weights: of categories; None: WEIGHTS.
       cap: the most that an answer gets that does not meet a veto.
       floor: the least score; below 0 only with weights below 0, and then with range=(floor, 1).
-      tolerate: share of the criteria that may lack a verdict; they count as not met.  With more,
-        or for a veto, the row has no verdict but the outcome of the first that failed.
+      tolerate: share of the criteria that may lack a verdict; they count against the completion,
+        as not met or, of weight below 0, as met.  With more, or for a veto, the row has no verdict
+        but the outcome of the first that failed.
       threshold: from this score on, the outcome is "correct".
       reference: the judge also reads the prompt's reference answer.
       options: further settings of `judge.judge`, such as max_tokens, deadline (for all criteria of
@@ -208,7 +213,7 @@ def explicit(
     rows, questions, rubrics = [], [], []
     for i, (trajectory, prompt) in enumerate(zip(trajectories, prompts, strict=True)):
         rubrics.append(_rubric(prompt, rubric, items, weights))
-        verdicts.append([_run(item.program, trajectory, prompt) for item in rubrics[-1]])
+        verdicts.append([_run(item, trajectory, prompt) for item in rubrics[-1]])
         for j, item in enumerate(rubrics[-1]):
             if not item.program:
                 asked.append((i, j))
@@ -368,7 +373,10 @@ def _scored(
     if len(failed) > tolerate * len(items) or any(items[j].veto for j in failed):
         first = found[failed[0]]
         return base.Verdict(None, first.outcome, f"criterion {failed[0] + 1}: {first.detail}")
-    met = [verdict.score or 0.0 for verdict in found]
+    met = [
+        float(item.weight < 0) if verdict.score is None else verdict.score
+        for verdict, item in zip(found, items, strict=True)
+    ]
     score = max(aggregate(met, items, cap), floor)
     signs = ["?" if v.score is None else "-+"[v.score >= 0.5] for v in found]
     detail = " ".join(f"{n}{sign}" for n, sign in enumerate(signs, 1))
@@ -386,17 +394,14 @@ def _program(spec: collections.abc.Mapping[str, tp.Any]) -> tuple[tp.Any, dict[s
     return fn, settings
 
 
-def _run(
-    program: collections.abc.Mapping[str, tp.Any],
-    trajectory: base.Trajectory,
-    prompt: tasks_base.Prompt,
-) -> base.Verdict | None:
-    """A program's verdict, None where there is no program; what it cannot read is not met."""
-    if not program:
+def _run(item: Item, trajectory: base.Trajectory, prompt: tasks_base.Prompt) -> base.Verdict | None:
+    """A program's verdict, None where there is none; what it cannot read counts against it."""
+    if not item.program:
         return None
-    fn, settings = _program(program)
+    fn, settings = _program(item.program)
     verdict = fn(trajectory, prompt, **settings)
-    return base.judged(False, verdict.detail) if verdict.outcome == "unparsable" else verdict
+    unread = verdict.outcome == "unparsable"
+    return base.judged(item.weight < 0, verdict.detail) if unread else verdict
 
 
 def _asking(prompt: tasks_base.Prompt, criteria: str, reference: bool) -> tasks_base.Prompt:
