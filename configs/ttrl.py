@@ -31,14 +31,13 @@ def get_config(arg: str | None = None):
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (32,), (12,)
     c.shaping = (
         dict(fn="answers.of_verdict", reads=dict(answer="verdict/answer")),
+        *((dict(fn="consensus.most_agreed", fraction=0.5),) if arg == "srt" else ()),
         dict(
             fn="consensus.majority",
             threshold=0.5 if arg == "srt" else 0.0,
             keep=4 if arg == "runlocal" else 8,
         ),
     )
-    if arg == "srt":
-        c.shaping += (dict(fn="consensus.most_agreed", fraction=0.5),)
     c.advantage = (dict(fn="group.grpo", reads=dict(rewards="vote")),)
     c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),)
     c.learner.micro_blocks = 2

@@ -45,12 +45,15 @@ class Pending(tp.NamedTuple):
 class Batch:
     """One table and its text; `outcomes` counts '<verifier>/<outcome>'.
 
+    left_out: rows that were judged and are not in the table, as (prompt id, {verifier: outcome}):
+      a curriculum learns from them too.
     pending: the verdicts are being made, see `Tools.settle`.
     """
 
     table: Table
     text: Text
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    left_out: list[tuple[str, dict[str, str]]] = dataclasses.field(default_factory=list)
     pending: Pending | None = None
 
 

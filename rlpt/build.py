@@ -59,7 +59,7 @@ def make_learner(config: tp.Any, model: ModelConfig, mesh: tp.Any = None) -> lea
     rank = config.model.lora.rank
     return learner_lib.Learner(
         **_shared(config, model, mesh, config.learner, {}),
-        terms=tuple(learner_lib.make_term(t) for t in config.loss),
+        terms=learner_lib.make_terms(config.loss),
         old_logp=config.learner.old_logp,
         skip_zero_advantage=config.learner.skip_zero_advantage,
         lora_scale=config.model.lora.alpha / rank if rank else None,
@@ -103,7 +103,7 @@ def make_learners(
         entry = settings.learner_entry(config, name)
         out[name] = learner_lib.Learner(
             **_shared(config, model, mesh, entry, dict(entry["optim"])),
-            terms=tuple(learner_lib.make_term(t) for t in entry["loss"]),
+            terms=learner_lib.make_terms(entry["loss"]),
             name=name,
             output=entry["output"],
         )
@@ -313,6 +313,7 @@ def load_tasks(config: tp.Any) -> tuple[list[Source], list[Prompt]]:
         sources.append(Source(spec["label"], tasks_build.load(spec, "train"), weight))
         judged = tasks_build.load(spec, "eval")
         held_out += judged[: config.eval.prompts] if config.eval.prompts else judged
+    _check_ids([p for s in sources for p in s.prompts], held_out)
     for name in {p.verifier for s in sources for p in s.prompts} - {""}:
         known = [v["name"] for v in config.verifiers]
         if name not in known:
@@ -320,6 +321,23 @@ def load_tasks(config: tp.Any) -> tuple[list[Source], list[Prompt]]:
                 f"tasks: prompts ask for the verifier {name!r}; config.verifiers has {known}"
             )
     return sources, held_out
+
+
+def _check_ids(train: list[Prompt], held_out: list[Prompt]) -> None:
+    """Results are kept by id, so no two held-out prompts share one, and no others but equal ones.
+
+    Raises: ConfigError naming the first.
+    """
+    trained, judged = {p.id: p for p in train}, dict[str, Prompt]()
+    for prompt in held_out:
+        other = judged.get(prompt.id) or trained.get(prompt.id, prompt)
+        same = (other.messages, other.answer) == (prompt.messages, prompt.answer)
+        if prompt.id in judged or not same:
+            raise ConfigError(
+                f"tasks: two prompts have the id {prompt.id!r} ({other.task} and {prompt.task}), "
+                "expected one; give the files different names, or name a column with ids (id=)"
+            )
+        judged[prompt.id] = prompt
 
 
 def identity(config: tp.Any, loaded: Loaded) -> dict[str, str]:

@@ -36,6 +36,14 @@ MODEL_COLUMNS = (
 )
 
 
+_OF_ORIGINS = {  # metrics that rows of another context or of external text would blur
+    "clip_fraction": "_of_own_context",
+    "ratio": "_of_own_context",
+    "kl_old": "_of_own_context",
+    "sampler_gap": "_of_sampler",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Term:
     """coef * sum(value * weights); a policy term composes ratio, surrogate, corrections."""
@@ -125,6 +133,13 @@ def make_term(spec: tp.Any) -> Term:
             corrections=tuple(config_lib.entry("losses", c) for c in spec.get("corrections", ())),
         )
     return Term(name, weights, coef, value=config_lib.entry("losses", spec))
+
+
+def make_terms(specs: tp.Iterable[tp.Any]) -> tuple[Term, ...]:
+    """The terms of a loss.  One whose coefficient is 0, and stays 0, is left out after it was read:
+    what only that term reads, such as log-probs of the reference, is then not computed.
+    """
+    return tuple(t for t in map(make_term, specs) if callable(t.coef) or t.coef)
 
 
 class LearnerState(tp.TypedDict):
@@ -236,12 +251,13 @@ class Learner:
             part = jnp.sum(jnp.where(w != 0, value * w, 0.0))
             total = total + n["coef"] * part
             metrics |= {f"loss/{term.name}": part, **extra}
-        token = table["_token_weights"]
-        metrics = {
-            self._metric(k): v if v.ndim == 0 else jnp.sum(jnp.where(token > 0, v * token, 0.0))
-            for k, v in metrics.items()
-        }
-        return total, jax.lax.stop_gradient(metrics)
+        means = {}
+        for name, value in metrics.items():
+            if value.ndim:
+                token = table[_OF_ORIGINS.get(name, "_of_all")]
+                value = jnp.sum(jnp.where(token > 0, value * token, 0.0))
+            means[self._metric(name)] = value
+        return total, jax.lax.stop_gradient(means)
 
     @functools.cached_property
     def score(self) -> tp.Callable[[Params, Table], jax.Array]:
@@ -279,9 +295,14 @@ class Learner:
         shards = sharding.shards(self.mesh)
         local, each = p // shards, size // shards  # blocks of a shard: all, of a micro-batch
         computed = jnp.broadcast_to((jnp.arange(p) % local < live * each)[:, None], (p, g))
-        table["_token_weights"] = aggregate.token_mean(  # for metrics: of what is computed
-            table["loss_mask"], table["row_mask"] & computed, table.get("train_mask")
-        )
+        origin = table["origin"]  # a mean is over what is computed, and over rows that it is about
+        for name, about in (
+            ("_of_all", computed),
+            ("_of_own_context", computed & ((origin == 0) | (origin == 2))),
+            ("_of_sampler", computed & (origin == 0)),
+        ):
+            rows = table["row_mask"] & about
+            table[name] = aggregate.token_mean(table["loss_mask"], rows, table.get("train_mask"))
         grad = jax.value_and_grad(self.loss, has_aux=True)
         params = state["params"]
         if size >= p:

@@ -228,23 +228,27 @@ def guarded_update(
     params: Tree,
     loss: jax.typing.ArrayLike = 0.0,
 ) -> tuple[Tree, Tree, dict[str, jax.Array]]:
-    """One update, or none at all when the loss or any gradient is not finite.
+    """One update, or none at all when the loss or any gradient is not finite, or all are zero.
+
+    A batch that says nothing moves nothing: without this, momentum and weight decay would.
 
     The decision is the same on every device and host when the gradients are global
     arrays, since it depends on their norm and the loss alone.  Jit-able.
 
     Args:
       grads, params: trees alike.  state: of the optimizer.  loss: scalar.
-    Returns: (params, state, info).  A skipped update leaves params and state, its
-      counts included, bit for bit as they were.  info: `grad_norm` before the clip,
-      `skipped` bool.
+    Returns: (params, state, info).  An update that is left out leaves params and state, its
+      counts included, bit for bit as they were.  info: `grad_norm` before the clip;
+      `skipped` bool, for what is not finite.
     """
     grad_norm = global_norm(grads)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
     updates, new_state = optimizer.update(grads, state, params)
 
+    applied = finite & (grad_norm > 0)
+
     def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(finite, new, old)
+        return jnp.where(applied, new, old)
 
     params = jax.tree.map(keep, optax.apply_updates(params, updates), params)
     state = jax.tree.map(keep, new_state, state)

@@ -69,7 +69,8 @@ class Rollouts:
             for name, batch in self._next.items():
                 self._tools.settle(batch)
                 rows = self._tools.to_rows(batch)
-                ahead[name] = {"rows": rows, "outcomes": dict(batch.outcomes)}
+                counts = dict(batch.outcomes)
+                ahead[name] = {"rows": rows, "outcomes": counts, "left_out": batch.left_out}
         return {"stream": self._stream.get_state(), "rollout": self._state, "ahead": ahead}
 
     def set_state(self, state: dict[str, tp.Any]) -> None:
@@ -81,6 +82,7 @@ class Rollouts:
             for name, saved in ahead.items():
                 batch = self._tools.from_rows(saved["rows"])
                 batch.outcomes.update(saved["outcomes"])
+                batch.left_out = [(name, own) for name, own in saved.get("left_out", ())]
                 _complete(batch, 2)
                 self._next[name] = batch
 

@@ -13,6 +13,7 @@ from rlpt import columns as columns_lib
 from rlpt import learner as learner_lib
 from rlpt import tools as tools_lib
 from rlpt.columns import Table
+from rlpt.verifiers.base import Verdict
 
 
 def say(text: str = "") -> None:
@@ -31,12 +32,11 @@ def batch_metrics(batch: batches.Batch, table: Table) -> dict[str, float]:
         if known.any():
             out[f"verdict/{name}"] = float(np.mean(verdict[known]))
     reward = np.where(rows, table["rewards"], 0.0)
-    highest = np.where(rows, table["rewards"], -np.inf).max(1)
-    spread = highest - np.where(rows, table["rewards"], np.inf).min(1)
-    filled = rows.any(1)
+    groups = [table["group"] == g for g in np.unique(table["group"][rows.any(1)])]
+    flat = [np.ptp(table["rewards"][own][rows[own]]) == 0 for own in groups]
     out |= {
         "reward/mean": float(reward.sum() / count),
-        "reward/zero_variance_groups": float((spread[filled] == 0).mean()) if filled.any() else 0.0,
+        "reward/zero_variance_groups": float(np.mean(flat)) if flat else 0.0,
         "rollout/rows": float(rows.sum()),
         "rollout/masked_rows": float((~rows).sum()),
         "rollout/length": float(table["completion_mask"].sum(-1)[rows].mean())
@@ -54,17 +54,30 @@ def batch_metrics(batch: batches.Batch, table: Table) -> dict[str, float]:
 
 
 def pass_rates(batch: batches.Batch, counted: tp.Collection[str] | None = None) -> dict[str, float]:
-    """Share of correct completions by prompt id, over the rows with a verdict; NaN: none.
+    """Share of correct completions by prompt id, over all rows of the policy that were judged.
+
+    Rows of another context (under a hint, in a block of their own or not) or of external text say
+    nothing of the policy, and rows without a verdict nothing at all; prompts without others are
+    not named.  What a rollout judged and left out counts.
 
     counted: as `tools.correct`.
     """
-    found: dict[str, list[bool]] = {}
+    table = batch.table
+    first: dict[int, int] = {}  # group -> its first block
+    judged = [(k, {n: Verdict(None, o) for n, o in own.items()}) for k, own in batch.left_out]
     for i, prompt in enumerate(batch.text.prompts):
-        if prompt is not None:
-            live = np.flatnonzero(batch.table["row_mask"][i])
-            hits = [tools_lib.correct(batch.text.verdicts[i][j], counted) for j in live]
-            found.setdefault(prompt.id, []).extend(hits)
-    return {k: float(np.mean(v)) if v else float("nan") for k, v in found.items()}
+        if prompt is None:
+            continue
+        at = first.setdefault(int(table["group"][i]), i)
+        if any((table[k][i] != table[k][at]).any() for k in ("prompt_tokens", "prompt_mask")):
+            continue
+        own = table["row_mask"][i] & ((table["origin"][i] == 0) | (table["origin"][i] == 2))
+        judged += [(prompt.id, batch.text.verdicts[i][j]) for j in np.flatnonzero(own)]
+    found: dict[str, list[bool]] = {}
+    for name, verdicts in judged:
+        if any(counted is None or k in counted for k in verdicts):
+            found.setdefault(name, []).append(tools_lib.correct(verdicts, counted))
+    return {k: float(np.mean(v)) for k, v in found.items()}
 
 
 def rollout_rows(batch: batches.Batch, table: Table) -> list[dict[str, tp.Any]]:

@@ -287,7 +287,9 @@ def by_blocks(
     return jax.tree.map(join, jax.lax.map(fn, jax.tree.map(cut, table)))
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "entropy", "dtype", "chunk", "blocks"))
+@functools.partial(
+    jax.jit, static_argnames=("cfg", "entropy", "dtype", "chunk", "blocks", "shards")
+)
 def score(
     cfg: ModelConfig,
     params: tp.Any,
@@ -297,6 +299,7 @@ def score(
     dtype: tp.Any = jnp.float32,
     chunk: int = LOGITS,
     blocks: int = 0,
+    shards: int = 1,
 ) -> dict[str, jax.Array]:
     """`outputs` without a gradient and without the hidden states, jitted; see `by_blocks`."""
 
@@ -305,4 +308,4 @@ def score(
         out.pop("hidden")
         return out
 
-    return by_blocks(some, table, blocks)
+    return by_blocks(some, table, blocks, shards)

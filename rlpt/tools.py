@@ -308,16 +308,19 @@ class Tools:
         """logp and entropy [P,G,T] float32 of the completions, 0 outside completion_mask.
 
         Under softmax(logits / temperature) of the current weights, without top-k, top-p or min-p;
-        block after block.
+        on every device block after block.
         """
         names = (
             "prompt_tokens", "prompt_mask", "completion_tokens", "completion_mask", "temperature",
         )  # fmt: skip
+        p, shards = table["row_mask"].shape[0], sharding.shards(self.mesh)
+        at = np.arange(-(-p // shards) * shards) % p  # as many on every device
+        columns = sharding.place_batch({k: np.asarray(table[k])[at] for k in names}, self.mesh)
         out = scoring.score(
-            self.model, self.params, {k: table[k] for k in names}, entropy=True,
-            dtype=jnp.dtype(self.sampling.dtype), blocks=1,
+            self.model, self.params, columns, entropy=True,
+            dtype=jnp.dtype(self.sampling.dtype), blocks=shards, shards=shards,
         )  # fmt: skip
-        return sharding.fetch(out)
+        return {k: v[:p] for k, v in sharding.fetch(out).items()}
 
     def uniform(self, *parts: int | str) -> float:
         """A number in [0, 1) that follows from the run's key and `parts`: for host choices."""

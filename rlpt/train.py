@@ -200,6 +200,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             step, device_state, host = saved
             learners.states, transforms = device_state["learners"], device_state["transforms"]
             rollouts.set_state(host)
+            saved_at = step
             records.say(f"resume   at step {step} of {config.steps}")
         work.write_json("config.json", json.loads(config.to_json_best_effort()))
         changed = config_lib.differences(config, config_lib.default())
@@ -233,6 +234,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     counted=counted,
                     complete=complete,
                 )
+            tools.params = None  # a copy, where the sampler has its own dtype or layout
             per_prompt = result.pop("per_prompt")
             work.write_json(f"eval_{step}.json", {"step": step, **result, "per_prompt": per_prompt})
             numbers = {k: v for k, v in result.items() if isinstance(v, float)}

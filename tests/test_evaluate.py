@@ -172,9 +172,30 @@ def test_verifiers_of_weight_0_do_not_count():
     assert not tools.correct({"b": judged(True)}, ("a",)), "nobody who counts judged it"
     assert not tools.correct({"a": unparsable("")}, ("a",))
     text = tools.Text([Prompt("p", chat("?"))], [""], [["x"]], [[verdicts]])
-    batch = tools.Batch({"row_mask": np.ones((1, 1), bool)}, text)
+    batch = tools.Batch(plain_table(1), text)
     assert records.pass_rates(batch) == {"p": 0.0}
     assert records.pass_rates(batch, ("a",)) == {"p": 1.0}
+    assert records.pass_rates(batch, ("c",)) == {}, "judged by nobody who counts"
+    batch.left_out = [("p", {"a": "incorrect"}), ("q", {"a": "correct"}), ("r", {})]
+    assert records.pass_rates(batch, ("a",)) == {"p": 0.5, "q": 1.0}, "of all that were judged"
+
+
+def plain_table(blocks):
+    ones = np.ones((blocks, 1))
+    table = {"row_mask": ones > 0, "origin": 0 * ones, "group": 0 * ones[:, 0]}
+    return table | {"prompt_tokens": 0 * ones, "prompt_mask": ones > 0}
+
+
+def test_what_a_hint_brought_is_no_pass_rate():
+    right, wrong = {"a": judged(True)}, {"a": judged(False)}
+    prompt = Prompt("p", chat("?"))
+    text = tools.Text([prompt] * 3, [""] * 3, [["x"]] * 3, [[wrong], [right], [right]])
+    batch = tools.Batch(plain_table(3), text)
+    batch.table["prompt_tokens"][1] = 7  # trained under the hint
+    batch.table["origin"][2] = 1  # trained without it
+    assert records.pass_rates(batch) == {"p": 0.0}
+    batch.table["origin"][2] = 2
+    assert records.pass_rates(batch) == {"p": 0.5}, "of older weights: it is the policy's"
 
 
 # ---- a model by name

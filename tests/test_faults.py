@@ -395,6 +395,16 @@ DAMAGE = {
 }
 
 
+def test_row_2_a_stop_while_resuming_saves_nothing_again(half, whole, monkeypatch):
+    before = sorted(p.name for p in (half / "checkpoints").iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(train_lib.distributed, "agree", lambda signal: True)
+        with pytest.raises(KeyboardInterrupt):
+            train_lib.train(config_of(STEPS), half)
+    assert sorted(p.name for p in (half / "checkpoints").iterdir()) == before
+    go_on(half, whole)
+
+
 # Orbax leaves the reads that were under way behind when one of them fails
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -236,9 +236,27 @@ def test_rows_of_other_origin_bring_their_own_old_logp():
     table["old_logp"] = table["sampler_logp"] - 1.0 * table["completion_mask"]
     _, mine = run(table)
     assert mine["policy/ratio"] == pytest.approx(1.0, abs=1e-5)
-    table["origin"] = np.where(np.arange(P)[:, None] < 4, 1, 0) * np.ones((P, G), np.int32)
-    _, mixed = run(table)
-    assert 1.2 < mixed["policy/ratio"] < 2.6
+    some = (np.arange(P)[:, None] < 4) * np.ones((P, G), np.int32)
+    _, older = run(table | {"origin": 2 * some})
+    assert 1.2 < older["policy/ratio"] < 2.6
+    assert older["policy/clip_fraction"] > 0.05 and mine["policy/sampler_gap"] < 1e-5
+    moved = table["sampler_logp"] - some[..., None] * table["completion_mask"]
+    weights = run(table | {"origin": 2 * some})[0]
+    _, hinted = run(table | {"origin": some, "sampler_logp": moved})
+    assert hinted["policy/ratio"] == pytest.approx(1.0, abs=1e-5), "of rows of their own context"
+    assert hinted["policy/clip_fraction"] == 0 and hinted["policy/sampler_gap"] < 1e-5
+    close(run(table | {"origin": some})[0], weights)  # metrics apart, the update is the same
+
+
+def test_a_coefficient_of_zero_asks_for_nothing():
+    kl = dict(fn="penalties.k3", coef=0.0)
+    terms = learner.make_terms((POLICY, kl))
+    assert [t.name for t in terms] == ["policy"]
+    assert "ref_logp" not in {c for t in terms for b in t.bound for c in b.reads}
+    ramp = dict(schedule="linear", init=0.0, end=1.0, steps=10)
+    assert len(learner.make_terms((POLICY, kl | {"coef": ramp}))) == 2, "it will not stay 0"
+    with pytest.raises(ConfigError, match="k33"):
+        learner.make_terms((POLICY, dict(fn="penalties.k33", coef=0.0)))
 
 
 def test_correction_multiplies_the_objective():

@@ -397,6 +397,19 @@ def test_a_step_that_is_not_finite_changes_nothing(params, poison):
     assert not bool(info["skipped"]) and int(optim.update_count(resumed[1])) == 2
 
 
+def test_gradients_that_are_zero_change_nothing(params):
+    """Momentum of earlier batches and weight decay would move what this batch says nothing of."""
+    optimizer, _ = optim.make_optimizer({"lr": 0.1, "weight_decay": 0.1})
+    update = jax.jit(lambda g, s, p: optim.guarded_update(optimizer, g, s, p))
+    before = update(gradients(params, 0), optimizer.init(params), params)[:2]
+    zero = jax.tree.map(jnp.zeros_like, params)
+    *after, info = update(zero, before[1], before[0])
+    assert_same(before, tuple(after))
+    assert not bool(info["skipped"]) and info["grad_norm"] == 0
+    moved = optax.apply_updates(before[0], optimizer.update(zero, before[1], before[0])[0])
+    assert np.abs(moved["layers"]["q"] - before[0]["layers"]["q"]).max() > 1e-3
+
+
 def test_global_norm_accumulates_in_float32():
     tree = {"a": jnp.ones(4096, jnp.bfloat16), "b": jnp.ones((), jnp.bfloat16)}
     got = optim.global_norm(tree)
@@ -421,7 +434,7 @@ def test_decay_rules(params):
     assert (got["layers"]["q"], got["embed"], got["final_norm"]) == (0.5, 2.0, 0.0)
     optimizer, _ = optim.make_optimizer({"lr": 0.1, "weight_decay": 0.1, "decay_rules": rules})
     zero = jax.tree.map(jnp.zeros_like, params)
-    new, _, _ = optim.guarded_update(optimizer, zero, optimizer.init(params), params)
+    new = optax.apply_updates(params, optimizer.update(zero, optimizer.init(params), params)[0])
     np.testing.assert_allclose(
         new["layers"]["q"], params["layers"]["q"] * (1 - 0.1 * 0.1 * 0.5), rtol=1e-6
     )

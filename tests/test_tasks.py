@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+import rlpt.build
 from rlpt import config
 from rlpt.tasks import arithmetic, base, build, files, reasoning_gym, stream, tfds
+from tests.test_train import toy
 
 
 def _operands(prompt, sign="+"):
@@ -270,8 +272,13 @@ ROWS = {
     },
 }
 WANTED = {
-    "gsm8k": ("gsm8k:1", "Tom has 3 pens and 4 more?", "1,007", {}),
-    "math": ("math:1", "What is $1+1$?", r"\frac{4}{2}", {"level": "Level 1", "type": "Algebra"}),
+    "gsm8k": ("gsm8k/data:1", "Tom has 3 pens and 4 more?", "1,007", {}),
+    "math": (
+        "math/data:1",
+        "What is $1+1$?",
+        r"\frac{4}{2}",
+        {"level": "Level 1", "type": "Algebra"},
+    ),
     "dapo": ("dapo:9a9b6eb4", "Solve it.", "34", {}),
     "humaneval": (
         "humaneval:HumanEval/0",
@@ -311,6 +318,23 @@ def test_layouts(layout, kind, tmp_path):
     assert (p.id, p.question, p.answer, p.meta) == WANTED[layout]
     assert p.messages[0] == {"role": "system", "content": "Be brief."}
     assert (p.task, p.verifier) == (layout, "v")
+
+
+def test_files_of_a_layout_have_ids_of_their_own(tmp_path):
+    s = {f"{k}path": _write(tmp_path / f"{k}x.jsonl", [ROWS["gsm8k"]]) for k in ("", "eval_")}
+    both = [files.jsonl(split, layout="gsm8k", **s) for split in base.SPLITS]
+    assert [b[0].id for b in both] == ["gsm8k/x:1", "gsm8k/eval_x:1"]
+
+
+def test_two_prompts_of_one_id_are_refused(tmp_path):
+    specs = []
+    for name, question in (("a", "1?"), ("b", "2?")):
+        (tmp_path / name).mkdir()
+        places = (tmp_path / f"{name}.jsonl", tmp_path / name / "e.jsonl")
+        path, held_out = (_write(place, [{"q": question}]) for place in places)
+        specs.append(dict(fn="files.jsonl", label=name, prompt="q", path=path, eval_path=held_out))
+    with pytest.raises(config.ConfigError, match=r"two prompts have the id 'e:1' \(a and b\)"):
+        rlpt.build.load_tasks(toy(tasks=specs))
 
 
 def test_jsonl_splits(tmp_path):

@@ -182,7 +182,7 @@ def prime(
     relative = jnp.where(mask & (count > 1)[..., None], relative, 0.0)
     earned, outcome = process_coef * relative, outcome_coef * group.rloo(rewards, rows)[..., None]
     if form == "released":
-        earned, outcome = earned + jnp.where(_tokens.last_token(mask), outcome, 0.0), 0.0
-    advantages = _tokens.discounted(earned, mask, gamma) + outcome
-    advantages = jnp.where(mask, advantages, 0.0)
+        earned = earned + jnp.where(_tokens.last_token(mask), outcome, 0.0)
+    advantages = _tokens.discounted(earned, mask, gamma)
+    advantages = jnp.where(mask, advantages + outcome * (form == "paper"), 0.0)
     return _tokens.whiten(advantages, mask, eps) if whiten else advantages

@@ -106,16 +106,20 @@ def prompt_mean(
 
     Args:
       loss_mask, row_mask, train_mask: as `token_mean`.
-      group: [P] int32, the group of each block, -1 for an empty block; None: a block is a group.
+      group: [P] int32, the group of each block, any ids, -1 for an empty block; None: a block is a
+        group.
 
     Returns: [P,G,T] float32.
     """
     mask = _trained(loss_mask, row_mask, train_mask)
-    blocks = mask.shape[0]
-    group = jnp.arange(blocks) if group is None else jnp.where(group < 0, blocks, group)
-    tokens = jax.ops.segment_sum(jnp.sum(mask, axis=(1, 2)), group, num_segments=blocks + 1)
-    prompts = jnp.sum(tokens > 0)
-    return _weights(mask, prompts * tokens[group][:, None, None].astype(jnp.float32))
+    block = jnp.arange(mask.shape[0])
+    group = block if group is None else group
+    own = jnp.sum(mask, axis=(1, 2))
+    same = group[:, None] == group[None, :]  # ids are those of the batch: a minibatch has some
+    tokens = jnp.where(same, own[None, :], 0).sum(1)
+    earlier = same & (own > 0)[None, :] & (block[None, :] < block[:, None])
+    prompts = jnp.sum((own > 0) & ~jnp.any(earlier, axis=1))
+    return _weights(mask, (prompts * tokens)[:, None, None].astype(jnp.float32))
 
 
 def top_entropy(

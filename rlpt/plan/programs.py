@@ -49,10 +49,16 @@ class Abstract:
       config: of the run.  model: the policy's shape.  mesh: of rlpt.sharding, over devices
         that need not be here.
 
-    Raises: ConfigError for what is not planned: learners beside the policy.
+    Raises: ConfigError for what is not planned: learners beside the policy, lanes, int8 weights.
     """
 
     def __init__(self, config: tp.Any, model: ModelConfig, mesh: Mesh):
+        for name, plain in (("weights", ""), ("lanes", 0)):
+            if (got := config.sampling[name]) != plain:
+                raise ConfigError(
+                    f"plan: got config.sampling.{name}={got!r}, expected {plain!r}: the programs "
+                    "of that sampler are not planned; plan without it, for an upper bound"
+                )
         if config.learners:
             raise ConfigError("plan: got config.learners, expected a run that trains one policy")
         self.config, self.mesh = config, mesh

@@ -51,6 +51,7 @@ def refill(
         tools.need_whole_law("refill carry=True")
     counts: collections.Counter[str] = collections.Counter()
     kept, have = [], 0
+    left_out: list[tuple[str, dict[str, str]]] = []
     if state and state["carried"]:
         kept.append(tools.from_rows(state["carried"], origin=2))
         have = counts["dynamic/carried"] = len(kept[0].text.prompts)
@@ -61,6 +62,12 @@ def refill(
         batch = tools.verify(tools.generate(items, group=group, step=step, attempt=attempt))
         good = [i for i in range(prompts) if _differs(batch.table, i, min_std)]
         kept.append(tools.take_blocks(batch, good))
+        left_out += [
+            (item[0].id, {k: v.outcome for k, v in batch.text.verdicts[i][j].items()})
+            for i, item in enumerate(items)
+            for j in np.flatnonzero(batch.table["row_mask"][i])
+            if i not in good
+        ]
         have += len(good)
         counts.update(batch.outcomes)
         counts["dynamic/batches"] += 1
@@ -73,6 +80,7 @@ def refill(
     counts["dynamic/dropped"] = 0 if carry else len(surplus)
     batch = tools.take_blocks(pool, order)
     batch.outcomes.update(counts)
+    batch.left_out = left_out
     if carry:
         batch.table["old_logp"] = batch.table["sampler_logp"].copy()
     rows = tools.to_rows(tools.take_blocks(pool, surplus)) if carry and surplus else []

@@ -134,14 +134,16 @@ def _load(
     path = s["eval_path"] if s["split"] == "eval" and s["eval_path"] else s["path"]
     if not os.path.isfile(path):
         raise base.TaskError(f"{path}: no such file")
-    name = s["layout"] or os.path.splitext(os.path.basename(path))[0]
+    stem = os.path.splitext(os.path.basename(path))[0]
+    name = s["layout"] or stem
+    ids = name if stem == name else f"{name}/{stem}"  # a layout has several files
     prompts: dict[str, base.Prompt] = {}
     bad: list[str] = []
     for number, (where, row) in enumerate(read(path, _columns(s)), start=1):
         try:
             if isinstance(row, _RowError):
                 raise row
-            made = _prompt(row, s, name, number)
+            made = _prompt(row, s, name, f"{ids}:{number}")
             if made.id in prompts:
                 raise _RowError(f"the id {made.id!r} occurred before; ids must be unique")
         except _RowError as e:
@@ -223,7 +225,7 @@ def _columns(s: dict[str, tp.Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, named)))
 
 
-def _prompt(row: tp.Any, s: dict[str, tp.Any], name: str, number: int) -> base.Prompt:
+def _prompt(row: tp.Any, s: dict[str, tp.Any], name: str, place: str) -> base.Prompt:
     """Raises: _RowError."""
     if not isinstance(row, dict):
         raise _RowError(f"got a JSON {type(row).__name__}, expected an object")
@@ -240,7 +242,7 @@ def _prompt(row: tp.Any, s: dict[str, tp.Any], name: str, number: int) -> base.P
             raise _RowError(f"field {s['prompt']!r}: got {text!r:.80}, expected a text")
         chat = base.chat(text, s["system"])
     return base.Prompt(
-        id=f"{name}:{_field(row, s['id']) if s['id'] else number}",
+        id=f"{name}:{_field(row, s['id'])}" if s["id"] else place,
         messages=chat,
         answer=_answer(row, s) if s["answer"] else None,
         meta={column: _json(_field(row, column), column) for column in s["meta"]},
