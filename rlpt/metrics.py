@@ -214,7 +214,7 @@ def _wandb(workdir: pathlib.Path, settings: dict[str, tp.Any]) -> tp.Any:
     except ModuleNotFoundError as e:
         raise ValueError(
             "wandb: the config asks for W&B, which is not installed: pip install 'rlpt[wandb]', "
-            "or set config.wandb to None"
+            "or set config.log.wandb to False"
         ) from e
 
     id_file = workdir / "wandb-id"

@@ -237,7 +237,7 @@ def test_one_sequence_by_hand():
     i, j = 1, 2
     n = out["completion_mask"][i, j].sum()
     whole = np.concatenate([tokens[i][mask[i]], out["completion_tokens"][i, j, :n]])[None]
-    hidden = transformer.forward_plain(CFG, params(), whole, np.ones_like(whole, bool))
+    hidden = transformer.forward(CFG, params(), whole, np.ones_like(whole, bool))[0]
     logp = np.asarray(jax.nn.log_softmax(transformer.logits(CFG, params(), hidden), -1))[0]
     first = mask[i].sum()
     want = [logp[first - 1 + t, whole[0, first + t]] for t in range(n)]

@@ -84,7 +84,7 @@ def trained():
     mask = jnp.ones(rows.shape, bool)
 
     def loss(params):
-        hidden = transformer.forward_plain(CFG, params, rows, mask)
+        hidden = transformer.forward(CFG, params, rows, mask)[0]
         logp = jax.nn.log_softmax(transformer.logits(CFG, params, hidden[:, :-1]))
         return -jnp.take_along_axis(logp, rows[:, 1:, None], -1).mean()
 

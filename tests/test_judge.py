@@ -394,8 +394,10 @@ def test_rubrics_and_criteria(server):
     system, user = (m["content"] for m in _asked(server)[-1]["body"]["messages"])
     assert "Is it polite?\n\nNo shouting." in system and "Reference" not in user
     spec = dict(fn="judge.judge", base_url=server.url, model="m")
-    with pytest.raises(tasks_base.TaskError, match="bare .judge: answer: got None, expected the"):
-        pool.check_gold([_prompt(id="good"), _prompt(None, id="bare")], spec)
+    bare = [_prompt(id="good"), _prompt(None, id="bare")]
+    said = pytest.raises(tasks_base.TaskError, match="bare .judge: answer: got None, expected the")
+    with pool.VerifierPool([spec], workers=1) as p, said:
+        p.check_gold(bare)
 
 
 # ---- the cache
@@ -642,7 +644,7 @@ def test_in_the_pool(server, tmp_path, monkeypatch):
         got = [v["judge"].outcome for v in verdicts]
         assert got == ["correct", *(EXPECTED[f] for f in faults[1:]), "incorrect", "incorrect"]
         assert [v["judge"].score for v in verdicts[1:-2]] == [None] * 7, "no silent 0"
-        counts = pool.count_outcomes(verdicts)
+        counts = collections.Counter(f"{k}/{v.outcome}" for row in verdicts for k, v in row.items())
         assert counts["judge/timeout"] == 2 and counts["judge/unparsable"] == 2
         assert counts["number/correct"] == len(faults), "the other verifier is unharmed"
     want = hashlib.sha256(f"Bearer {SECRET}".encode()).hexdigest()

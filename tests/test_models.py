@@ -87,7 +87,7 @@ def random_params(cfg: ModelConfig, seed: int = 0):
 def our_logits(cfg: ModelConfig, params, tokens):
     @jax.jit
     def run(params, tokens):
-        hidden = transformer.forward_plain(cfg, params, tokens, jnp.ones(tokens.shape, bool))
+        hidden = transformer.forward(cfg, params, tokens, jnp.ones(tokens.shape, bool))[0]
         return transformer.logits(cfg, params, hidden)
 
     with jax.default_matmul_precision("highest"):

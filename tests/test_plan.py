@@ -244,3 +244,13 @@ def test_a_tpu_compiles_rollout_and_update(tmp_path):
     # The kernel pads a toy's heads and rows to 128, so that there is no upper bound here.
     assert flops["compiled"] > 0.5 * flops["formula"], flops
     assert 0 < found["bytes"]["params"] < 4 * found["parameters"] / 3, "cut over four devices"
+
+
+@pytest.mark.parametrize(("name", "value"), [("weights", "int8"), ("lanes", 2)])
+def test_what_is_not_planned_is_refused(name, value):
+    config = small()
+    config.sampling[name] = value
+    with pytest.raises(
+        rlpt.config.ConfigError, match=f"config.sampling.{name}={value!r}, expected"
+    ):
+        programs.Abstract(config, load(TOY).config, None)

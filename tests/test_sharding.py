@@ -48,7 +48,7 @@ SIZES = {"data": 2, "fsdp": 2, "model": 2}
 
 
 def loss(params, tokens):
-    hidden = transformer.forward_plain(CONFIG, params, tokens, jnp.ones(tokens.shape, bool))
+    hidden = transformer.forward(CONFIG, params, tokens, jnp.ones(tokens.shape, bool))[0]
     logp = jax.nn.log_softmax(transformer.logits(CONFIG, params, hidden[:, :-1]))
     return -jnp.mean(jnp.take_along_axis(logp, tokens[:, 1:, None], -1))
 

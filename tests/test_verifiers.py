@@ -1,5 +1,6 @@
 """Verifiers, and the pool that survives them."""
 
+import collections
 import fractions
 import json
 import os
@@ -226,7 +227,7 @@ def test_pool_judges_rows_in_order():
         "incorrect", "unparsable", "incorrect", "unparsable",
     ]  # fmt: skip
     assert list(verdicts[4]) == ["whole"] and verdicts[4]["whole"].outcome == "correct"
-    counts = pool.count_outcomes(verdicts)
+    counts = collections.Counter(f"{k}/{v.outcome}" for row in verdicts for k, v in row.items())
     assert counts["last/correct"] == 1 and counts["last/incorrect"] == 198
     assert counts["whole/unparsable"] == 100 and counts["whole/crash"] == 0
     with pytest.raises(pool.VerifierError, match="closed"):
@@ -425,9 +426,10 @@ def test_pool_says_why_it_cannot_start(rogue):
 def test_check_gold():
     prompts = [_prompt("5", id="good"), _prompt("five", id="bad"), _prompt([1], id="worse")]
     spec = dict(fn="number.number")
-    pool.check_gold(prompts[:1], spec)
-    with pytest.raises(tasks_base.TaskError) as e:
-        pool.check_gold(prompts, spec)
+    with pool.VerifierPool([spec], workers=1) as p:
+        assert p.check_gold(prompts[:1]) == prompts[:1]
+        with pytest.raises(tasks_base.TaskError) as e:
+            p.check_gold(prompts)
     message = str(e.value)
     assert "2 references cannot be read" in message
     assert "bad (number: answer: got 'five'" in message and "worse (number" in message
@@ -598,10 +600,10 @@ def test_math_bad_references():
     bad = [r"\text{nan}", "", r"\frac{1}{0}", "10000000!", ["5"], None, "x" * 600, r"\frac{", "5 ?"]
     prompts = [_prompt(answer, id=f"bad{i}") for i, answer in enumerate(bad)]
     good = [_prompt(answer, id=f"good{i}") for i, answer in enumerate(["5", "x=2", "red", "(1,2]"])]
-    spec = dict(fn="math.math")
-    pool.check_gold(good, spec)
-    with pytest.raises(tasks_base.TaskError, match="9 references cannot be read") as e:
-        pool.check_gold(prompts + good, spec)
+    with pool.VerifierPool([dict(fn="math.math")], workers=1) as p:
+        assert p.check_gold(good) == good
+        with pytest.raises(tasks_base.TaskError, match="9 references cannot be read") as e:
+            p.check_gold(prompts + good)
     assert all(prompt.id in str(e.value) for prompt in prompts) and "good" not in str(e.value)
 
 

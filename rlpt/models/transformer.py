@@ -318,18 +318,6 @@ def forward(
     return out["prompt"], out.get("completion"), cache
 
 
-def forward_plain(
-    cfg: ModelConfig,
-    params: Params,
-    tokens: jax.Array,
-    mask: jax.Array,
-    *,
-    dtype: tp.Any = jnp.float32,
-) -> jax.Array:
-    """Hidden states [B,S,D] of whole sequences [B,S] (left-padded or full)."""
-    return forward(cfg, params, tokens, mask, dtype=dtype)[0]
-
-
 def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, slot: jax.Array) -> jax.Array:
     """cache [N,P,G,KV,S,hd] with new [P,G,KV,1,hd] in `slot` of a layer, in place where it can."""
     new = new.astype(cache.dtype)

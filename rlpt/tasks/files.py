@@ -85,7 +85,8 @@ def jsonl(
       answer: column of the reference; "": the task has none.
       answer_pattern: a regular expression whose first group, in its last match, is the
         reference (GSM8K: r"####\s*(\S.*?)\s*$"); or "boxed": what stands in the last \boxed{}.
-      id: column of an identity; "": the line number.
+      id: column of an identity; "": the number of the row, from 1, blank lines not
+        counted.
       meta: columns to keep in Prompt.meta.
       system: system message, where the row has none.
       verifier: Prompt.verifier.

@@ -440,29 +440,10 @@ class VerifierPool:
         return w.process.stop()
 
 
-def count_outcomes(verdicts: Verdicts) -> dict[str, int]:
-    """How often each verifier gave each outcome, as {"<name>/<outcome>": count}, zeros too."""
-    names = dict.fromkeys(name for row in verdicts for name in row)
-    counts = {f"{name}/{outcome}": 0 for name in names for outcome in base.OUTCOMES}
-    for row in verdicts:
-        for name, verdict in row.items():
-            counts[f"{name}/{verdict.outcome}"] += 1
-    return counts
-
-
 def _listed(reasons: list[str]) -> str:
     """The first ten, a line each, and how many more."""
     more = [f"and {len(reasons) - 10} more"] if len(reasons) > 10 else []
     return "".join(f"\n  {reason}" for reason in reasons[:10] + more)
-
-
-def check_gold(
-    prompts: collections.abc.Sequence[tasks_base.Prompt],
-    spec: collections.abc.Mapping[str, tp.Any],
-) -> None:
-    """Raises TaskError naming the prompts whose reference the verifier `spec` cannot read."""
-    with VerifierPool((spec,), workers=1) as pool:
-        pool.check_gold(prompts)
 
 
 def _checked_specs(
