@@ -17,11 +17,6 @@ import jax.numpy as jnp
 Axis = int | tuple[int, ...] | None
 
 
-def live(like: jax.Array, row_mask: jax.Array | None) -> jax.Array:
-    """row_mask as it is, or all True in the shape of `like` [P,G]."""
-    return jnp.ones(like.shape, bool) if row_mask is None else row_mask
-
-
 def mean(x: jax.Array, mask: jax.Array, axis: Axis = 1) -> jax.Array:
     """Mean over the masked entries, dims kept; 0 where there are none."""
     count = jnp.sum(mask, axis=axis, keepdims=True)

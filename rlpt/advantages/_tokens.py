@@ -12,18 +12,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _stats
-
-
-def trained(loss_mask: jax.Array, row_mask: jax.Array | None) -> jax.Array:
-    """loss_mask without the rows that are out, [P,G,T] bool."""
-    return loss_mask if row_mask is None else loss_mask & row_mask[..., None]
-
-
-def last_token(loss_mask: jax.Array) -> jax.Array:
-    """[P,G,T] bool: the last True of each row."""
-    behind = jnp.cumsum(loss_mask[..., ::-1], axis=-1)[..., ::-1]
-    return loss_mask & (behind == 1)
 
 
 def token_rewards(
@@ -43,7 +33,7 @@ def token_rewards(
         total = jnp.where(loss_mask, step_rewards, total)
     if rewards is not None:
         chex.assert_shape(rewards, loss_mask.shape[:2])
-        total = total + jnp.where(last_token(loss_mask), rewards[..., None], 0.0)
+        total = total + jnp.where(masks.last_token(loss_mask), rewards[..., None], 0.0)
     return total
 
 

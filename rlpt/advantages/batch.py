@@ -11,6 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _stats, _tokens
 
 
@@ -38,7 +39,7 @@ def reinforce_pp(
     Reference: Hu et al., "REINFORCE++", arXiv:2501.03262.
     """
     chex.assert_shape(rewards, loss_mask.shape[:2])
-    mask = _tokens.trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     dense = _tokens.token_rewards(mask, rewards, step_rewards)
     return _tokens.whiten(_tokens.discounted(dense, mask, gamma), mask, eps)
 
@@ -64,6 +65,6 @@ def reinforce_pp_baseline(
     """
     chex.assert_shape(rewards, loss_mask.shape[:2])
     _stats.require_group(rewards, False)
-    centred, _ = _stats.centre(rewards, _stats.live(rewards, row_mask))
-    mask = _tokens.trained(loss_mask, row_mask)
+    centred, _ = _stats.centre(rewards, masks.live(rewards, row_mask))
+    mask = masks.trained(loss_mask, row_mask)
     return _tokens.whiten(jnp.where(mask, centred[..., None], 0.0), mask, eps)

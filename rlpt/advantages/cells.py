@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _stats
 
 
@@ -41,7 +42,7 @@ def task_relative(
     chex.assert_equal_shape([rewards, cell])
     if cells < 1:
         raise ValueError(f"task_relative cells: got {cells}, expected at least 1")
-    rows = _stats.live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
 
     def within(k: jax.Array) -> jax.Array:
         own = rows & (cell == k)

@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _stats
 
 
@@ -46,7 +47,7 @@ def historical(
     chex.assert_equal_shape([answer_id, answer_visits])
     if baseline not in ("none", "mean", "constant"):
         raise ValueError(f"baseline: got {baseline!r}, expected 'none', 'mean' or 'constant'")
-    rows = _stats.live(answer_id, row_mask) & (answer_id >= 0)
+    rows = masks.live(answer_id, row_mask) & (answer_id >= 0)
     bonus = jax.lax.rsqrt(jnp.maximum(answer_visits, 1).astype(jnp.float32))
     if baseline != "none":
         bonus = bonus - (_stats.mean(bonus, rows) if baseline == "mean" else constant)
@@ -66,7 +67,7 @@ def batch(
 
     Returns: the shape of advantages.
     """
-    live = _stats.live(answer_id, row_mask)
+    live = masks.live(answer_id, row_mask)
     rows = live & (answer_id >= 0)
     same = (answer_id[:, :, None] == answer_id[:, None, :]) & rows[:, :, None] & rows[:, None, :]
     others = jnp.maximum(jnp.sum(same, axis=-1) - 1, 0)

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _tokens
 
 
@@ -49,7 +50,7 @@ def gae(
     Reference: Schulman et al., "High-Dimensional Continuous Control Using GAE", arXiv:1506.02438.
     """
     chex.assert_equal_shape([values, loss_mask])
-    mask = _tokens.trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     dense = _tokens.token_rewards(mask, rewards, step_rewards)
     end = jnp.zeros(mask.shape[:2], jnp.float32)
     if bootstrap_truncated:

@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _stats
 
 SCALES = ("group", "batch", "none")
@@ -52,7 +53,7 @@ def grpo(
     if scale not in SCALES:
         raise ValueError(f"grpo scale: got {scale!r}, expected one of {', '.join(SCALES)}")
     _stats.require_group(rewards, allow_singleton)
-    rows = _stats.live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     if rewards.shape[1] == 1:
         return jnp.where(rows, rewards, 0.0)
     centred, count = _stats.centre(rewards, rows)
@@ -105,7 +106,7 @@ def rloo(
     """
     chex.assert_rank(rewards, 2)
     _stats.require_group(rewards, allow_singleton)
-    rows = _stats.live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     if rewards.shape[1] == 1:
         return jnp.where(rows, rewards, 0.0)
     centred, count = _stats.centre(rewards, rows)
@@ -133,7 +134,7 @@ def maxrl(
     centred = grpo(rewards, row_mask, scale="none", allow_singleton=allow_singleton)
     if rewards.shape[1] == 1:
         return centred
-    mean = _stats.mean(rewards, _stats.live(rewards, row_mask))
+    mean = _stats.mean(rewards, masks.live(rewards, row_mask))
     return jnp.where(mean > 0, centred / jnp.where(mean > 0, mean, 1.0), 0.0)
 
 
@@ -172,7 +173,7 @@ def gdpo(
             f"gdpo weights: got {missing or weights}, expected some of {sorted(verdict)}"
         )
     first = verdict[next(iter(weights))]
-    rows = _stats.live(first, row_mask)
+    rows = masks.live(first, row_mask)
     total = jnp.zeros(first.shape, jnp.float32)
     for name, weight in weights.items():
         known = rows & ~jnp.isnan(verdict[name])
@@ -202,8 +203,8 @@ def psr(
     Reference: Zhu et al., "The Surprising Effectiveness of Negative Reinforcement",
     arXiv:2506.01347.
     """
-    rows = _stats.live(rewards, row_mask)
-    keep = rows & (rewards > threshold) & _stats.live(rewards, train_mask)
+    rows = masks.live(rewards, row_mask)
+    keep = rows & (rewards > threshold) & masks.live(rewards, train_mask)
     return {"advantages": jnp.where(rows & (rewards > threshold), 1.0, 0.0), "train_mask": keep}
 
 
@@ -218,9 +219,9 @@ def nsr(
 
     Args, Returns, Reference: as `psr`, with the other half of the rows.
     """
-    rows = _stats.live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     wrong = rows & ~(rewards > threshold)
-    keep = wrong & _stats.live(rewards, train_mask)
+    keep = wrong & masks.live(rewards, train_mask)
     return {"advantages": jnp.where(wrong, -1.0, 0.0), "train_mask": keep}
 
 
@@ -243,7 +244,7 @@ def w_reinforce(
     Reference: Zhu et al., arXiv:2506.01347 (lambda = 0.1).
     """
     chex.assert_rank(rewards, 2)
-    rows = _stats.live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     return jnp.where(rows, jnp.where(rewards > threshold, positive, -1.0), 0.0)
 
 
@@ -288,7 +289,7 @@ def canon(
         raise ValueError(f"canon discounted: got {discounted!r}, expected 'low' or 'high'")
     if mu_from not in ("setting", "accuracy", "error"):
         raise ValueError(f"canon mu_from: got {mu_from!r}, expected 'setting', 'accuracy', 'error'")
-    rows = _stats.live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     count = jnp.sum(rows, axis=1, keepdims=True)
     order = jnp.argsort(jnp.where(rows, metric, jnp.inf), axis=1, stable=True)
     rank = jnp.argsort(order, axis=1, stable=True)
@@ -327,11 +328,11 @@ def stable_reinforce(
 
     Reference: Zhang et al., "R1-Reward", arXiv:2505.02835.
     """
-    rows = _stats.live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     advantages = grpo(rewards, row_mask, ddof=ddof, eps=eps)
     centred, count = _stats.centre(advantages, rows, axis=(0, 1))
     z = centred / (_stats.std(centred, count, ddof, axis=(0, 1)) + eps)
-    keep = rows & (jnp.abs(z) <= bound) & _stats.live(rewards, train_mask)
+    keep = rows & (jnp.abs(z) <= bound) & masks.live(rewards, train_mask)
     return {"advantages": z, "train_mask": keep}
 
 
@@ -349,7 +350,7 @@ def rl_plus(rewards: jax.Array, origin: jax.Array, row_mask: jax.Array | None = 
     Reference: Dong et al., "RL-PLUS", arXiv:2508.00222; its loss is `losses.surrogates.rl_plus`.
     """
     chex.assert_equal_shape([rewards, origin])
-    rows = _stats.live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     own = rows & (origin != 3)
     return jnp.where(rows, rewards - _stats.mean(rewards, own), 0.0)
 

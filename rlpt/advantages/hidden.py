@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rlpt.advantages import _stats, _tokens
+from rlpt import masks
+from rlpt.advantages import _stats
 from rlpt.columns import Transform
 
 Arrays = dict[str, jax.Array]
@@ -64,7 +65,7 @@ def _verl_update(
     if bonus_on not in ("all", "last"):
         raise ValueError(f"verl bonus_on: got {bonus_on!r}, expected 'all' or 'last'")
     base = advantages if advantages.ndim == 3 else advantages[..., None]
-    rows = _stats.live(effective_rank, row_mask)
+    rows = masks.live(effective_rank, row_mask)
     motion = jnp.stack([effective_rank, rank_velocity, rank_acceleration])
     means = _stats.mean(motion, jnp.broadcast_to(rows, motion.shape), axis=(1, 2))[:, 0, 0]
     usual = state["means"][:, None, None]
@@ -72,8 +73,8 @@ def _verl_update(
     share = jax.nn.sigmoid(gain * acceleration)
     phi = share * jnp.tanh(rank) + (1.0 - share) * jnp.tanh(velocity)
     phi = jnp.where(rows & (state["updates"] > 0), phi, 0.0)
-    trained = _tokens.trained(loss_mask, row_mask)
-    where = trained if bonus_on == "all" else _tokens.last_token(trained)
+    trained = masks.trained(loss_mask, row_mask)
+    where = trained if bonus_on == "all" else masks.last_token(trained)
     bonus = jnp.minimum(jnp.maximum(weight * phi, 0.0)[..., None], jnp.abs(base) / kappa)
     blended = jnp.where(state["updates"] > 0, (1.0 - rate) * state["means"] + rate * means, means)
     seen = jnp.any(rows)

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rlpt.advantages import _tokens
+from rlpt import masks
 
 
 def thr(
@@ -42,7 +42,7 @@ def thr(
     """
     chex.assert_equal_shape([influence, loss_mask])
     base = advantages if advantages.ndim == 3 else advantages[..., None]
-    trained = _tokens.trained(loss_mask, row_mask)
+    trained = masks.trained(loss_mask, row_mask)
     reward = jnp.where(trained, base * influence, 0.0)
     size = jnp.abs(reward)
     falling = -jnp.sort(-jnp.where(trained, size, -jnp.inf).reshape(len(size), -1), axis=-1)

@@ -12,7 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rlpt.advantages import _stats
+from rlpt import masks
 
 
 def spliced(
@@ -63,7 +63,7 @@ def jepo(likelihood: jax.Array, row_mask: jax.Array | None = None) -> dict[str, 
     confirmed against the paper's text.
     """
     chex.assert_rank(likelihood, 2)
-    rows = _stats.live(likelihood, row_mask)
+    rows = masks.live(likelihood, row_mask)
     count = jnp.sum(rows, axis=1, keepdims=True)
     logp = jnp.where(rows, likelihood, -jnp.inf)
     total = jax.nn.logsumexp(logp, axis=1, keepdims=True)

@@ -23,6 +23,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _stats, _tokens
 
 Rate = jax.Array | float
@@ -62,7 +63,7 @@ def control(
     Returns: [P,G] float32.
     """
     chex.assert_rank(rewards, 2)
-    return _leave_one_out(rewards, _stats.live(rewards, row_mask)) / scale
+    return _leave_one_out(rewards, masks.live(rewards, row_mask)) / scale
 
 
 def backward(
@@ -94,7 +95,7 @@ def backward(
     chex.assert_rank(rewards, 2)
     fp, fn = _rates(fp_rates, fn_rates, fp_rate, fn_rate)
     corrected = (rewards - fp) / jnp.maximum(1.0 - fp - fn, eps_c)
-    return _leave_one_out(corrected, _stats.live(rewards, row_mask)) / scale
+    return _leave_one_out(corrected, masks.live(rewards, row_mask)) / scale
 
 
 def forward(
@@ -129,7 +130,7 @@ def forward(
     coefficient = (rewards - (1.0 - fn)) / scale
     if divide_by_channel:
         coefficient = coefficient / jnp.maximum(1.0 - fp - fn, eps_c)
-    return jnp.where(_stats.live(rewards, row_mask), coefficient, 0.0)
+    return jnp.where(masks.live(rewards, row_mask), coefficient, 0.0)
 
 
 def backward_steps(
@@ -164,7 +165,7 @@ def backward_steps(
         fp_rate,
         fn_rate,
     )
-    mask = _tokens.trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     corrected = (step_rewards - fp) / jnp.maximum(1.0 - fp - fn, eps_c)
     at_ends = jnp.where(_tokens.step_ends(step_id, mask), corrected, 0.0)
     return _tokens.discounted(at_ends, mask, gamma) / scale
@@ -191,7 +192,7 @@ def audit(
       metrics/audit_max of the absolute difference.  A difference of 0 means that the correction
       did nothing; a cosine of 1, that it only rescaled.
     """
-    mask = jnp.ones(advantages.shape[:2], bool) if row_mask is None else row_mask
+    mask = masks.live(advantages, row_mask)
     if max(advantages.ndim, control_advantages.ndim) == 3:
         if loss_mask is None:
             raise ValueError("audit: advantages are [P,G,T]; got no loss_mask, expected one")

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rlpt.advantages import _stats
+from rlpt import masks
 
 
 def brpo(
@@ -37,12 +37,12 @@ def brpo(
     were not confirmed against the paper's text.
     """
     chex.assert_rank([rewards, reference_row], [2, 1])
-    rows = _stats.live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     reference = jnp.arange(rewards.shape[1]) == reference_row[:, None]
     others = rows & ~reference & jnp.any(rows & reference, axis=1, keepdims=True)
     against = jnp.sum(jnp.where(reference & rows, rewards, 0.0), axis=1, keepdims=True)
     sign = jnp.where(rewards > against, 1.0, jnp.where(rewards == against, tie, -1.0))
     sign = jnp.where(others, sign, 0.0)
     mean = jnp.sum(sign, axis=1, keepdims=True) / jnp.maximum(jnp.sum(others, 1, keepdims=True), 1)
-    keep = others & (jnp.abs(mean) <= bound) & _stats.live(rewards, train_mask)
+    keep = others & (jnp.abs(mean) <= bound) & masks.live(rewards, train_mask)
     return {"advantages": sign, "train_mask": keep}

@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _stats, _tokens, group, returns
 
 
@@ -84,7 +85,7 @@ def pure(
     _one_of("pure form", form, ("min", "sum"))
     _one_of("pure baseline", baseline, ("token", "step"))
     _stats.require_group(step_scores, False)
-    mask = _tokens.trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     inside = mask & (step_id >= 0)
     ends = _tokens.step_ends(step_id, mask)
     if form == "min":
@@ -105,7 +106,7 @@ def pure(
     if step_rewards is not None:
         advantages = advantages + returns.suffix(step_rewards, loss_mask, row_mask)
     if rewards is not None:
-        alive = _stats.live(rewards, row_mask)
+        alive = masks.live(rewards, row_mask)
         advantages = advantages + outcome_coef * group.rloo(rewards, alive)[..., None]
     kept = mask if separator_mask is None else mask & ~separator_mask
     return jnp.where(kept, advantages, 0.0)
@@ -160,14 +161,14 @@ def prime(
     _one_of("prime form", form, ("paper", "released"))
     _one_of("prime granularity", granularity, ("token", "step", "whole"))
     _stats.require_group(rewards, False)
-    mask = _tokens.trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     q = jnp.where(mask, step_rewards, 0.0)
     if granularity == "step":
         if step_id is None:
             raise ValueError("prime granularity='step' needs the column step_id; see steps.split")
         q = jnp.where(_tokens.step_ends(step_id, mask), _step_sums(q, step_id, mask), 0.0)
     elif granularity == "whole":
-        q = jnp.where(_tokens.last_token(mask), jnp.sum(q, axis=-1, keepdims=True), 0.0)
+        q = jnp.where(masks.last_token(mask), jnp.sum(q, axis=-1, keepdims=True), 0.0)
     if batch_norm:
         q = q / (jnp.max(jnp.abs(_tokens.discounted(q, mask, 1.0))) + 1e-6)
     rows = jnp.any(mask, axis=-1)
@@ -182,7 +183,7 @@ def prime(
     relative = jnp.where(mask & (count > 1)[..., None], relative, 0.0)
     earned, outcome = process_coef * relative, outcome_coef * group.rloo(rewards, rows)[..., None]
     if form == "released":
-        earned = earned + jnp.where(_tokens.last_token(mask), outcome, 0.0)
+        earned = earned + jnp.where(masks.last_token(mask), outcome, 0.0)
     advantages = _tokens.discounted(earned, mask, gamma)
     advantages = jnp.where(mask, advantages + outcome * (form == "paper"), 0.0)
     return _tokens.whiten(advantages, mask, eps) if whiten else advantages

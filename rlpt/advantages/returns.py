@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _tokens
 
 
@@ -29,7 +30,7 @@ def suffix(
     Returns: [P,G,T] float32.
     """
     chex.assert_equal_shape([step_rewards, loss_mask])
-    mask = _tokens.trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     return _tokens.discounted(step_rewards, mask, gamma)
 
 
@@ -57,7 +58,7 @@ def minimum(
     Reference: Cheng et al., "Stop Summation" (PURE), arXiv:2504.15275.
     """
     chex.assert_equal_shape([step_rewards, step_id, loss_mask])
-    mask = _tokens.trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     ends = _tokens.step_ends(step_id, mask)
     weight = jax.nn.softmax(step_rewards / -temperature, axis=-1, where=ends)
     return _tokens.discounted(jnp.where(ends, weight * step_rewards, 0.0), mask, 1.0)

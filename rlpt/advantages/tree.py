@@ -16,6 +16,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _stats
 
 _COMPARISONS = 2**24  # token pairs compared at a time: bounds memory, not the result
@@ -135,7 +136,7 @@ def tempo(
     if scale not in ("std", "none"):
         raise ValueError(f"tempo scale: got {scale!r}, expected 'std' or 'none'")
     _stats.require_group(rewards, allow_singleton)
-    rows = _stats.live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     trained = loss_mask & rows[..., None]
     if rewards.shape[1] == 1:
         return jnp.where(trained, rewards[..., None], 0.0)
@@ -169,7 +170,7 @@ def tree_metrics(
       nodes: mean over prompts with a live row of the number of distinct non-empty prefixes.
       duplicates: share of rows that equal another row of their group.
     """
-    rows = _stats.live(completion_mask[..., 0], row_mask)
+    rows = masks.live(completion_mask[..., 0], row_mask)
     mask = completion_mask & rows[..., None]
     count, _ = _below(completion_tokens, completion_mask, rows, jnp.zeros(rows.shape))
     at_token, before = count[..., 1:-1], count[..., :-2]
@@ -277,7 +278,7 @@ def treerl(
     Reference: as `treerl_step_reward`.
     """
     chex.assert_equal_shape([node_id, loss_mask])
-    trained = loss_mask if row_mask is None else loss_mask & row_mask[..., None]
+    trained = masks.trained(loss_mask, row_mask)
     return _to_tokens(jax.vmap(treerl_step_reward)(node_parent, node_reward), node_id, trained)
 
 
@@ -301,7 +302,7 @@ def treeps(
     were not confirmed; this one is TreeRL's numerator, standardised.
     """
     chex.assert_equal_shape([node_id, loss_mask])
-    trained = loss_mask if row_mask is None else loss_mask & row_mask[..., None]
+    trained = masks.trained(loss_mask, row_mask)
     count, total = jax.vmap(_tree_sums)(node_parent, node_reward)
     _, global_advantage, local_advantage = jax.vmap(_differences)(node_parent, count, total)
     centred, size = _stats.centre(global_advantage + local_advantage, count > 0)

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _stats, _tokens
 
 NORMS = ("pooled", "separate", "position")
@@ -59,13 +60,13 @@ def igpo(
     chex.assert_equal_shape([step_rewards, step_id, loss_mask])
     if norm not in NORMS:
         raise ValueError(f"igpo norm: got {norm!r}, expected one of {', '.join(NORMS)}")
-    trained = _tokens.trained(loss_mask, row_mask) & (step_id >= 0)
+    trained = masks.trained(loss_mask, row_mask) & (step_id >= 0)
     dense = _tokens.token_rewards(trained, rewards, step_rewards)
     turn = jnp.where(trained, step_id, 0)
     at = (jnp.arange(len(turn))[:, None, None], jnp.arange(turn.shape[1])[:, None], turn)
     turns = jnp.zeros(turn.shape, jnp.int32).at[at].add(trained) > 0  # [P,G,turn]
     reward = jnp.zeros(turn.shape).at[at].add(dense)
-    final = _tokens.last_token(turns)
+    final = masks.last_token(turns)
     if norm == "position":
         ahead = _tokens.discounted(reward, turns, gamma)
         credit, _ = _stats.centre(ahead, turns)

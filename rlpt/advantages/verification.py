@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.advantages import _stats, group
 
 
@@ -37,7 +38,7 @@ def self_mixed(
     Reference: Yang et al., "LaSeR", arXiv:2510.14943.
     """
     chex.assert_equal_shape([self_rewards, truncated])
-    rows = _stats.live(self_rewards, row_mask)
+    rows = masks.live(self_rewards, row_mask)
     said = jnp.where(truncated, 0.0, jnp.clip(self_rewards, 0.0, 1.0))
     own = group.grpo(said, row_mask, ddof=ddof, eps=eps)
     varied = _stats.std(*_stats.centre(said, rows), ddof) > min_std

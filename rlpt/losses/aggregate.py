@@ -13,16 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-
-def _trained(
-    loss_mask: jax.Array, row_mask: jax.Array | None, train_mask: jax.Array | None
-) -> jax.Array:
-    chex.assert_rank(loss_mask, 3)
-    for mask in (row_mask, train_mask):
-        if mask is not None:
-            chex.assert_shape(mask, loss_mask.shape[:2])
-            loss_mask = loss_mask & mask[..., None]
-    return loss_mask
+from rlpt import masks
 
 
 def _weights(mask: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -41,7 +32,7 @@ def token_mean(
 
     Reference: Yu et al., "DAPO", arXiv:2503.14476.
     """
-    mask = _trained(loss_mask, row_mask, train_mask)
+    mask = masks.trained(loss_mask, row_mask, train_mask)
     return _weights(mask, jnp.sum(mask))
 
 
@@ -54,7 +45,7 @@ def sequence_mean_token_mean(
 
     Reference: Shao et al., "DeepSeekMath", arXiv:2402.03300, eq. 3.
     """
-    mask = _trained(loss_mask, row_mask, train_mask)
+    mask = masks.trained(loss_mask, row_mask, train_mask)
     rows = jnp.sum(jnp.any(mask, axis=-1))
     return _weights(mask, rows * jnp.sum(mask, axis=-1, keepdims=True).astype(jnp.float32))
 
@@ -66,7 +57,7 @@ def sequence_mean_token_sum(
 
     Args, Returns: as `token_mean`.
     """
-    mask = _trained(loss_mask, row_mask, train_mask)
+    mask = masks.trained(loss_mask, row_mask, train_mask)
     return _weights(mask, jnp.sum(jnp.any(mask, axis=-1)))
 
 
@@ -111,7 +102,7 @@ def prompt_mean(
 
     Returns: [P,G,T] float32.
     """
-    mask = _trained(loss_mask, row_mask, train_mask)
+    mask = masks.trained(loss_mask, row_mask, train_mask)
     block = jnp.arange(mask.shape[0])
     group = block if group is None else group
     own = jnp.sum(mask, axis=(1, 2))
@@ -143,7 +134,7 @@ def top_entropy(
 
     Reference: Wang et al., "Beyond the 80/20 Rule", arXiv:2506.01939.
     """
-    mask = _trained(loss_mask, row_mask, train_mask)
+    mask = masks.trained(loss_mask, row_mask, train_mask)
     chex.assert_equal_shape([loss_mask, old_entropy])
     descending = -jnp.sort(-jnp.where(mask, old_entropy, -jnp.inf).ravel())
     kept = jnp.ceil(fraction * jnp.sum(mask) - 1e-3).astype(jnp.int32)

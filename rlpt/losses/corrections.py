@@ -17,6 +17,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.losses._ratio import ratio
 
 
@@ -166,7 +167,7 @@ def mismatch_metrics(
       truncated_fraction (w > cap), weight_mean (untruncated), k3 (estimates
       KL(sampler || old)), chi2 (mean w^2 - 1).
     """
-    mask = loss_mask if row_mask is None else loss_mask & row_mask[..., None]
+    mask = masks.trained(loss_mask, row_mask)
     if origin is not None:
         mask = mask & (origin == 0)[..., None]
     gap = _gap(old_logp, sampler_logp, mask)

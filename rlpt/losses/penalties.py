@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.losses._ratio import MAX_LOG_RATIO, ratio
 
 
@@ -170,7 +171,7 @@ def pacs(
     """
     chex.assert_equal_shape([logp, old_logp, loss_mask])
     rows = jnp.any(loss_mask, axis=-1)
-    rows = rows if row_mask is None else rows & row_mask
+    rows = rows & masks.live(rows, row_mask)
     count = jnp.sum(rows, axis=1, keepdims=True)
     log_ratio = beta * jnp.sum(jnp.where(loss_mask, logp - old_logp, 0.0), axis=-1)
     others = jnp.sum(jnp.where(rows, log_ratio, 0.0), axis=1, keepdims=True) - log_ratio

@@ -13,6 +13,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
+
 
 def _sum(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Sum over a row's masked tokens, [P,G]."""
@@ -22,11 +24,6 @@ def _sum(values: jax.Array, mask: jax.Array) -> jax.Array:
 def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean over a row's masked tokens, [P,G]; 0 where there are none."""
     return _sum(values, mask) / jnp.maximum(jnp.sum(mask, axis=-1), 1)
-
-
-def _trained(loss_mask: jax.Array, row_mask: jax.Array | None) -> jax.Array:
-    """loss_mask without the rows that are out, [P,G,T] bool."""
-    return loss_mask if row_mask is None else loss_mask & row_mask[..., None]
 
 
 def _spread(of_row: jax.Array, mask: jax.Array) -> jax.Array:
@@ -107,7 +104,7 @@ def dpo(
     Lambert et al., "TULU 3", arXiv:2411.15124.
     """
     chex.assert_equal_shape([logp, ref_logp, loss_mask])
-    mask, reduce = _trained(loss_mask, row_mask), _mean if per_token else _sum
+    mask, reduce = masks.trained(loss_mask, row_mask), _mean if per_token else _sum
     margin = beta * _difference(reduce(logp - ref_logp, mask))
     return _over_pairs(_logistic(margin, smoothing), preference, mask)
 
@@ -131,7 +128,7 @@ def ipo(
     Preferences", arXiv:2310.12036, eq. 17.
     """
     chex.assert_equal_shape([logp, ref_logp, loss_mask])
-    mask, reduce = _trained(loss_mask, row_mask), _mean if per_token else _sum
+    mask, reduce = masks.trained(loss_mask, row_mask), _mean if per_token else _sum
     gap = _difference(reduce(logp - ref_logp, mask)) - 0.5 / beta
     return _over_pairs(jnp.square(gap), preference, mask)
 
@@ -156,7 +153,7 @@ def simpo(
     Reference: Meng, Xia and Chen, "SimPO", arXiv:2405.14734, eq. 6.
     """
     chex.assert_equal_shape([logp, loss_mask])
-    mask = _trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     margin = beta * _difference(_mean(logp, mask)) - gamma
     return _over_pairs(_logistic(margin), preference, mask)
 
@@ -178,7 +175,7 @@ def orpo(
     Reference: Hong, Lee and Thorne, "ORPO", arXiv:2403.07691, eq. 6.
     """
     chex.assert_equal_shape([logp, loss_mask])
-    mask = _trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     mean = jnp.minimum(_mean(logp, mask), -1e-6)
     odds = mean - jnp.log(-jnp.expm1(mean))
     return _over_pairs(_logistic(_difference(odds)), preference, mask)
@@ -215,7 +212,7 @@ def kto(
     """
     chex.assert_equal_shape([logp, ref_logp, loss_mask])
     chex.assert_shape(preference, loss_mask.shape[:2])
-    mask = _trained(loss_mask, row_mask) & ~jnp.isnan(preference)[..., None]
+    mask = masks.trained(loss_mask, row_mask) & ~jnp.isnan(preference)[..., None]
     gain = _sum(logp - ref_logp, mask)
     if kl_baseline is not None:
         gain = gain - kl_baseline
@@ -261,9 +258,9 @@ def bradley_terry(
     "Llama 2", arXiv:2307.09288; scaled: Wang et al., arXiv:2410.01257.  length_cost is derived.
     """
     chex.assert_equal_shape([value, loss_mask])
-    mask = _trained(loss_mask, row_mask)
-    behind = jnp.cumsum(mask[..., ::-1], axis=-1)[..., ::-1]
-    reward = _sum(value, mask & (behind == 1))
+    mask = masks.trained(loss_mask, row_mask)
+    last = masks.last_token(mask)
+    reward = _sum(value, last)
     clear = jnp.ones(value.shape[0]) if strength is None else strength
     clear = clear[:, None, None]
     length = jnp.sum(mask, axis=-1).astype(jnp.float32)
@@ -328,6 +325,6 @@ def implicit_bce(
     """
     chex.assert_equal_shape([logp, ref_logp, loss_mask])
     chex.assert_shape(labels, loss_mask.shape[:2])
-    mask = _trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     score = beta * _sum(logp - ref_logp, mask)
     return _spread(value_bce(score[..., None], labels)[..., 0], mask)

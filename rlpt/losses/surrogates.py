@@ -12,6 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.losses._ratio import ratio
 
 
@@ -175,7 +176,7 @@ def clip_metrics(
       dual_clip_fraction; ratio_mean and ratio_max, before any clipping; ppo_kl, the mean of
       log pi_old - log pi.
     """
-    mask = loss_mask if row_mask is None else loss_mask & row_mask[..., None]
+    mask = masks.trained(loss_mask, row_mask)
     if origin is not None:
         mask = mask & ((origin == 0) | (origin == 2))[..., None]
     count = jnp.maximum(jnp.sum(mask), 1)

@@ -10,10 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-
-def _last(completion_mask: jax.Array) -> jax.Array:
-    """[P,G,T] bool: the last token of each completion; the mask is contiguous."""
-    return completion_mask & ~jnp.pad(completion_mask[..., 1:], ((0, 0), (0, 0), (0, 1)))
+from rlpt import masks
 
 
 def self_reward_mse(
@@ -38,7 +35,7 @@ def self_reward_mse(
     chex.assert_equal_shape([logp, completion_mask])
     chex.assert_equal_shape([self_reference, rewards])
     error = beta * (logp - self_reference[..., None]) - rewards[..., None]
-    return jnp.where(_last(completion_mask), jnp.square(error), 0.0)
+    return jnp.where(masks.last_token(completion_mask), jnp.square(error), 0.0)
 
 
 def class_balanced(
@@ -69,4 +66,4 @@ def class_balanced(
     right = rewards > 0.5
     of_class = jnp.where(right, jnp.sum(rows & right), jnp.sum(rows & ~right))
     weight = jnp.where(rows, 0.5 / jnp.maximum(of_class, 1), 0.0)
-    return jnp.where(_last(completion_mask), weight[..., None], 0.0).astype(jnp.float32)
+    return jnp.where(masks.last_token(completion_mask), weight[..., None], 0.0).astype(jnp.float32)

@@ -12,6 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.columns import Transform
 from rlpt.rewards import _draws
 
@@ -36,7 +37,7 @@ def of_completions(
     """
     chex.assert_equal_shape([completion_tokens, completion_mask])
     rows = jnp.any(completion_mask, axis=-1)
-    rows = rows if row_mask is None else rows & row_mask
+    rows = rows & masks.live(rows, row_mask)
     tokens = jnp.where(completion_mask, completion_tokens, -1)
     # Row by row, so that nothing of [P,G,G,T] is made.
     same = jax.lax.map(
@@ -67,7 +68,7 @@ def of_verdict(
     """
     chex.assert_rank([answer, prompt_id], [2, 1])
     rows = answer >= 1
-    rows = rows if row_mask is None else rows & row_mask
+    rows = rows & masks.live(rows, row_mask)
     number = jnp.where(rows, answer, -1).astype(jnp.int32)
     one = number[..., None]
     key = (_draws.hashed(0, prompt_id, one, jnp.ones_like(one, bool)) * 2**24).astype(jnp.int32)
@@ -95,7 +96,7 @@ def _visits_update(
     """
     chex.assert_rank(answer_key, 2)
     rows = answer_key >= 0
-    rows = rows if row_mask is None else rows & row_mask
+    rows = rows & masks.live(rows, row_mask)
     slot = jnp.where(rows, answer_key % SLOTS, SLOTS)  # the last: nowhere
     counts = state["counts"].at[slot].add(1, mode="drop")
     new = rows & (state["counts"].at[slot].get(mode="fill", fill_value=1) == 0)

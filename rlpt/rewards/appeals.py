@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.columns import Transform
 from rlpt.rewards import _draws
 from rlpt.rewards.strata import MAX_STRATA
@@ -53,7 +54,7 @@ def lodge(
     chex.assert_equal_shape([rewards, second, row_id])
     if isinstance(probability, float | int) and not 0 < probability <= 1:
         raise ValueError(f"appeals probability: got {probability}, expected one in (0, 1]")
-    rows = jnp.ones(rewards.shape, bool) if row_mask is None else row_mask
+    rows = masks.live(rewards, row_mask)
     if not positives:
         rows = rows & ~(rewards > 0.5)
     asked = rows & (_draws.per_row(key, prompt_id, row_id) < probability) & ~jnp.isnan(second)
@@ -64,7 +65,7 @@ def _appealed(
     rewards: jax.Array, appeal: jax.Array, row_mask: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Rule-positives, appealed rule-negatives, and those of them that the appeal won."""
-    rows = jnp.ones(rewards.shape, bool) if row_mask is None else row_mask
+    rows = masks.live(rewards, row_mask)
     positive = rows & (rewards > 0.5)
     heard = rows & ~positive & ~jnp.isnan(appeal)
     return positive, heard, heard & (appeal > 0.5)

@@ -12,9 +12,11 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
+
 
 def _rows(verdict: dict[str, jax.Array], row_mask: jax.Array | None) -> jax.Array:
-    return jnp.ones(next(iter(verdict.values())).shape, bool) if row_mask is None else row_mask
+    return masks.live(next(iter(verdict.values())), row_mask)
 
 
 def _require(verdict: dict[str, jax.Array], names: tp.Iterable[str], where: str) -> None:

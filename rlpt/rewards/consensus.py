@@ -11,9 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-
-def _live(like: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return jnp.ones(like.shape, bool) if mask is None else mask
+from rlpt import masks
 
 
 def _counts(answer_id: jax.Array, rows: jax.Array) -> jax.Array:
@@ -80,7 +78,7 @@ def majority(
     chex.assert_equal_shape([answer_id, rewards])
     if not 0 <= keep <= answer_id.shape[1]:
         raise ValueError(f"majority keep: got {keep}, expected 0 to G = {answer_id.shape[1]}")
-    rows = _live(answer_id, row_mask)
+    rows = masks.live(answer_id, row_mask)
     counts = _counts(answer_id, rows)
     label, share = _label(answer_id, counts), _share(counts)
     known = (label >= 0) & (share >= threshold)
@@ -98,7 +96,7 @@ def majority(
     return {
         "vote": vote.astype(jnp.float32),
         "row_mask": going_on,
-        "train_mask": _live(answer_id, train_mask) & known,
+        "train_mask": masks.live(answer_id, train_mask) & known,
         "metrics/vote/share": jnp.sum(jnp.where(known, share, 0.0)) / groups,
         "metrics/vote/label_accuracy": jnp.sum(known & label_right) / groups,
         "metrics/vote/accuracy": jnp.sum(said & (chosen == right)) / jnp.maximum(jnp.sum(said), 1),
@@ -127,12 +125,12 @@ def most_agreed(
     Reference: Shafayat et al., "Can Large Reasoning Models Self-Train?" (SRT), arXiv:2505.21444.
     """
     chex.assert_rank(answer_id, 2)
-    rows = _live(answer_id, row_mask)
+    rows = masks.live(answer_id, row_mask)
     groups = jnp.any(rows, axis=1)
     share = jnp.where(groups, _share(_counts(answer_id, rows))[:, 0], -1.0)
     place = jnp.argsort(jnp.argsort(-share, stable=True), stable=True)
     kept = groups & (place < jnp.ceil(fraction * jnp.sum(groups) - 1e-3))
-    return {"train_mask": _live(answer_id, train_mask) & kept[:, None]}
+    return {"train_mask": masks.live(answer_id, train_mask) & kept[:, None]}
 
 
 def empo(
@@ -159,7 +157,7 @@ def empo(
       Its bounds of H are given here as shares of the largest H.
     """
     chex.assert_rank(answer_id, 2)
-    rows = _live(answer_id, row_mask)
+    rows = masks.live(answer_id, row_mask)
     counts = _counts(answer_id, rows)
     n = jnp.sum(rows, axis=1, keepdims=True)
     share = counts / jnp.maximum(n, 1)
@@ -173,7 +171,7 @@ def empo(
     groups = n > 0
     return {
         "vote": jnp.where(agree, share, 0.0),
-        "train_mask": _live(answer_id, train_mask) & inside & groups,
+        "train_mask": masks.live(answer_id, train_mask) & inside & groups,
         "metrics/vote/entropy": jnp.sum(jnp.where(groups, entropy, 0.0))
         / jnp.maximum(jnp.sum(groups), 1),
     }
@@ -194,7 +192,7 @@ def co_reward(
     Reference: Zhang et al., "Co-Reward", arXiv:2508.00410.
     """
     chex.assert_rank([answer_id, other_view], [2, 1])
-    counts = _counts(answer_id, _live(answer_id, row_mask))
+    counts = _counts(answer_id, masks.live(answer_id, row_mask))
     label = _label(answer_id, counts)[other_view]
     known = (other_view >= 0)[:, None] & (label >= 0)
     return {"vote": (known & (counts > 0) & (answer_id == label)).astype(jnp.float32)}

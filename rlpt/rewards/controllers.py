@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.columns import Transform
 from rlpt.rewards import shaping
 
@@ -26,10 +27,6 @@ def _token_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean of x [P,G,T] over a row's masked tokens, [P,G]; 0 where there are none."""
     total = jnp.sum(jnp.where(mask, x, 0.0), axis=-1)
     return total / jnp.maximum(jnp.sum(mask, axis=-1), 1)
-
-
-def _trained(loss_mask: jax.Array, row_mask: jax.Array | None) -> jax.Array:
-    return loss_mask if row_mask is None else loss_mask & row_mask[..., None]
 
 
 # ---- adaptive KL
@@ -78,7 +75,7 @@ def _kl_update(
     chex.assert_equal_shape([old_logp, ref_logp, loss_mask])
     if unit not in ("token", "row"):
         raise ValueError(f"adaptive_kl unit: got {unit!r}, expected 'token' or 'row'")
-    mask = _trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     rows = jnp.any(mask, axis=-1)
     count = jnp.sum(rows)
     distance = _token_mean(old_logp - ref_logp, mask)
@@ -161,7 +158,7 @@ def _entropy_update(
     0.005); the bounds are those of TRL.
     """
     chex.assert_equal_shape([policy_entropy, loss_mask])
-    mask = _trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask)
     count = jnp.sum(mask)
     entropy = jnp.sum(jnp.where(mask, policy_entropy, 0.0)) / jnp.maximum(count, 1)
     poor = (entropy <= target) & (count > 0)
@@ -237,7 +234,7 @@ def _recap_update(
         raise ValueError(f"recap window: got {window}, expected 1..{MAX_WINDOW} batches")
     size = len(names)
     scores = jnp.stack([verdict[name] for name in names], axis=-1)
-    rows = jnp.ones(scores.shape[:2], bool) if row_mask is None else row_mask
+    rows = masks.live(scores, row_mask)
     known = rows[..., None] & ~jnp.isnan(scores)
     seen = jnp.sum(known, axis=(0, 1))
     scores = jnp.where(known, scores, 0.0)

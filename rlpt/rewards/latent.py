@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlpt import masks
 from rlpt.columns import Transform
 
 MAX_FACTORS = 32  # size of the state
@@ -90,7 +91,7 @@ def _update(
     if preserve:
         rest = rewards - jnp.sum(dense, axis=-1)
         dense = dense + (rest / jnp.maximum(jnp.sum(steps, axis=-1), 1))[..., None]
-    rows = jnp.ones(rewards.shape, bool) if row_mask is None else row_mask
+    rows = masks.live(rewards, row_mask)
     new = {
         "weights": state["weights"].at[:k].set(weights),
         "mean": state["mean"].at[:k].set(fitted[0].mu),

@@ -12,6 +12,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.columns import Transform
 
 FORMS = ("mean_prob", "prob", "geometric", "log_prob", "mean_log_prob")
@@ -53,7 +54,7 @@ def of_answer(
         raise ValueError(f"of_answer form: got {form!r}, expected one of {', '.join(FORMS)}")
     scored = answer_scored[:, None, :]
     count = jnp.sum(scored, axis=-1)
-    slot = jnp.ones(answer_logp.shape[:2], bool) if answer_slot is None else answer_slot
+    slot = masks.live(answer_logp, answer_slot)
     logp = jnp.where(slot[..., None], jnp.maximum(answer_logp, floor), floor)
     total = jnp.sum(jnp.where(scored, logp, 0.0), axis=-1)
     mean = total / jnp.maximum(count, 1)
@@ -137,7 +138,7 @@ def _filter_update(
         raise ValueError(
             f"std_filter: got ignore={ignore}, collect={collect}, expected >= 0 and >= 1 batches"
         )
-    rows = jnp.ones(rewards.shape, bool) if row_mask is None else row_mask
+    rows = masks.live(rewards, row_mask)
     rows = rows & jnp.isfinite(rewards)
     count = jnp.sum(rows, axis=1)
     mean = jnp.sum(jnp.where(rows, rewards, 0.0), axis=1) / jnp.maximum(count, 1)
@@ -159,7 +160,7 @@ def _filter_update(
         "mean": jnp.where(seen >= 0, moved, 0.0),
     }
     new = jax.tree.map(lambda a, b: jnp.where(jnp.any(known), a, b), new, state)
-    trains = jnp.ones(rewards.shape, bool) if train_mask is None else train_mask
+    trains = masks.live(rewards, train_mask)
     out: dict[str, tp.Any] = {
         "train_mask": trains & keep[:, None],
         "metrics/std_filter/threshold": threshold,

@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
+
 
 def last_value(
     values: jax.Array,
@@ -25,10 +27,10 @@ def last_value(
     Returns: rewards [P,G] float32; 0 in rows that are out or have no trained token.
     """
     chex.assert_equal_shape([values, loss_mask])
-    behind = jnp.cumsum(loss_mask[..., ::-1], axis=-1)[..., ::-1]
+    last = masks.last_token(loss_mask)
     rows = jnp.any(loss_mask, axis=-1)
-    rows = rows if row_mask is None else rows & row_mask
-    score = jnp.sum(jnp.where(loss_mask & (behind == 1), values, 0.0), axis=-1)
+    rows = rows & masks.live(rows, row_mask)
+    score = jnp.sum(jnp.where(last, values, 0.0), axis=-1)
     return jnp.where(rows, jax.nn.sigmoid(score) if squash else score, 0.0)
 
 
@@ -56,7 +58,7 @@ def kl_baseline(
     """
     chex.assert_equal_shape([old_logp, ref_logp, loss_mask])
     rows = jnp.any(loss_mask, axis=-1) & jnp.isnan(preference)
-    rows = rows if row_mask is None else rows & row_mask
+    rows = rows & masks.live(rows, row_mask)
     total = jnp.sum(jnp.where(loss_mask & rows[..., None], old_logp - ref_logp, 0.0))
     z = jnp.maximum(total / jnp.maximum(jnp.sum(rows), 1), 0.0)
     return {"kl_baseline": jnp.full(rows.shape, z), "metrics/kl_baseline": z}

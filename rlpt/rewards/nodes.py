@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
+
 
 def leaf_rewards(
     rewards: jax.Array,
@@ -25,7 +27,7 @@ def leaf_rewards(
     Returns: node_parent [P,2G] int32 and node_reward [P,2G] float32, NaN: not a leaf.
     """
     chex.assert_equal_shape([rewards, leaf_parent, fork_parent])
-    live = jnp.ones(rewards.shape, bool) if row_mask is None else row_mask
+    live = masks.live(rewards, row_mask)
     leaf = jnp.where(live, rewards, jnp.nan)
     return {
         "node_parent": jnp.concatenate([leaf_parent, fork_parent], axis=1),

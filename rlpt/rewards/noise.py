@@ -21,14 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlpt import masks
 from rlpt.rewards import _draws
 
 Rate = jax.Array | float
 Rates = float | tp.Sequence[float]
-
-
-def _live(rewards: jax.Array, row_mask: jax.Array | None) -> jax.Array:
-    return jnp.ones(rewards.shape, bool) if row_mask is None else row_mask
 
 
 def _check(fp_rate: tp.Any, fn_rate: tp.Any) -> None:
@@ -66,7 +63,7 @@ def _flip(
     fn_rate: Rates,
 ) -> dict[str, jax.Array]:
     _check(fp_rate, fn_rate)
-    rows = _live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     binary = (rewards == 0) | (rewards == 1)
     traced = any(isinstance(x, jax.core.Tracer) for x in (rewards, rows))
     if not traced and not bool(jnp.all(binary | ~rows)):

@@ -11,6 +11,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
+
 
 def _judged(
     rewards: jax.Array, known: jax.Array, row_mask: jax.Array | None
@@ -182,7 +184,7 @@ def darling(
     Reference: Li et al., "Jointly Reinforcing Diversity and Quality" (DARLING), arXiv:2509.02534.
     """
     chex.assert_equal_shape([rewards, diversity_class])
-    rows = jnp.ones(rewards.shape, bool) if row_mask is None else row_mask
+    rows = masks.live(rewards, row_mask)
     count = jnp.sum(rows, axis=1, keepdims=True)
     same = diversity_class[:, :, None] == diversity_class[:, None, :]
     same = same & rows[:, None, :] & (diversity_class >= 0)[:, None, :]

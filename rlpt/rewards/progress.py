@@ -10,6 +10,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
+
 
 def progress(start_value: jax.Array, episode_value: jax.Array) -> jax.Array:
     """J_j - J_{j-1} where J_j stands; over a gap the change since the last J that is known.
@@ -65,7 +67,7 @@ def progress_bonus(
     arXiv:2503.07572.
     """
     chex.assert_equal_shape([rewards, start_value])
-    live = jnp.ones(rewards.shape, bool) if row_mask is None else row_mask
+    live = masks.live(rewards, row_mask)
     bonus = progress(start_value, episode_value).sum(-1)
 
     def mean(x: jax.Array) -> jax.Array:

@@ -10,11 +10,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.rewards import _draws
-
-
-def _live(like: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return jnp.ones(like.shape, bool) if mask is None else mask
 
 
 def _top(score: jax.Array, rows: jax.Array) -> jax.Array:
@@ -49,7 +46,7 @@ def subsample(
     """
     if keep < 1:
         raise ValueError(f"subsample: got keep={keep}, expected at least 1")
-    rows = _live(row_id, row_mask) & _live(row_id, train_mask)
+    rows = masks.live(row_id, row_mask) & masks.live(row_id, train_mask)
     draw = jnp.where(rows, _draws.per_row(key, prompt_id, row_id), jnp.inf)
     rank = jnp.argsort(jnp.argsort(draw, axis=1), axis=1)
     return {"train_mask": rows & (rank < keep)}
@@ -82,7 +79,7 @@ def pf_ppo(
     chex.assert_equal_shape([rewards, row_id])
     if keep not in ("best", "best_random", "best_worst"):
         raise ValueError(f"pf_ppo keep: got {keep!r}, expected best, best_random or best_worst")
-    rows = _live(rewards, row_mask) & _live(rewards, train_mask)
+    rows = masks.live(rewards, row_mask) & masks.live(rewards, train_mask)
     best = _top(rewards, rows)
     rest = rows & ~best
     if keep == "best":
@@ -119,7 +116,7 @@ def pf_ppo_weights(
     chex.assert_rank(rewards, 2)
     if kind not in ("power", "extremes", "mixed"):
         raise ValueError(f"pf_ppo_weights kind: got {kind!r}, expected power, extremes or mixed")
-    rows = _live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     high = rewards == jnp.max(jnp.where(rows, rewards, -jnp.inf), axis=1, keepdims=True)
     low = rewards == jnp.min(jnp.where(rows, rewards, jnp.inf), axis=1, keepdims=True)
     if kind == "power":

@@ -6,9 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-
-def _live(rewards: jax.Array, mask: jax.Array | None) -> jax.Array:
-    return jnp.ones(rewards.shape, bool) if mask is None else mask
+from rlpt import masks
 
 
 def _range(x: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -29,7 +27,7 @@ def clip(rewards: jax.Array, *, low: float = -1.0, high: float = 1.0) -> jax.Arr
 
 def min_shift(rewards: jax.Array, row_mask: jax.Array | None = None) -> jax.Array:
     """r minus the group's smallest live r, [P,G]: reward model scores made >= 0 (DARLING)."""
-    rows = _live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     return jnp.where(rows, rewards - _range(rewards, rows)[0], 0.0)
 
 
@@ -98,7 +96,7 @@ def group_length(
 
     Reference: Kimi Team, "Kimi k1.5", arXiv:2501.12599, sec. 2.3.3.
     """
-    rows = _live(rewards, row_mask)
+    rows = masks.live(rewards, row_mask)
     length = jnp.sum(loss_mask, axis=-1).astype(jnp.float32)
     low, high = _range(length, rows)
     vary = high > low
@@ -143,7 +141,7 @@ def overlong_filter(
 
     Reference: Yu et al., "DAPO", arXiv:2503.14476, sec. 3.4.
     """
-    return {"train_mask": _live(truncated, train_mask) & ~truncated}
+    return {"train_mask": masks.live(truncated, train_mask) & ~truncated}
 
 
 def zero_variance_filter(
@@ -158,5 +156,5 @@ def zero_variance_filter(
 
     Returns: train_mask [P,G] bool.
     """
-    low, high = _range(rewards, _live(rewards, row_mask))
-    return {"train_mask": _live(rewards, train_mask) & (high > low)}
+    low, high = _range(rewards, masks.live(rewards, row_mask))
+    return {"train_mask": masks.live(rewards, train_mask) & (high > low)}

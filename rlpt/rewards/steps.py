@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
 from rlpt.rewards import _ranking
 
 
@@ -77,7 +78,7 @@ def separation(
     chex.assert_equal_shape([step_rewards, loss_mask])
     total = jnp.sum(jnp.where(loss_mask, step_rewards, 0.0), axis=-1)
     rows = jnp.any(loss_mask, axis=-1)
-    rows = rows if row_mask is None else rows & row_mask
+    rows = rows & masks.live(rows, row_mask)
     right, wrong = rows & (rewards > threshold), rows & ~(rewards > threshold)
 
     share, pairs = _ranking.auc(*_ranking.whole(total, right, wrong))

@@ -14,6 +14,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
+
 Head = tp.Callable[[jax.Array], jax.Array]
 
 
@@ -116,7 +118,7 @@ def on_correct(
             f"influence.on_correct verifier: got {verifier!r}, expected one of {sorted(verdict)}"
         )
     correct = verdict[names[0]] > threshold
-    rows = jnp.ones(correct.shape, bool) if row_mask is None else row_mask
+    rows = masks.live(correct, row_mask)
     vocab = jax.eval_shape(head, hidden[0, 0, 0]).shape[-1]
     _, g, t, d = hidden.shape
     size = min(chunk, g * t)
