@@ -14,6 +14,7 @@ import typing as tp
 import numpy as np
 
 from rlpt.columns import Table
+from rlpt.config import ConfigError
 from rlpt.tasks.base import Prompt
 from rlpt.verifiers.base import Verdict
 
@@ -55,6 +56,16 @@ class Batch:
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     left_out: list[tuple[str, dict[str, str]]] = dataclasses.field(default_factory=list)
     pending: Pending | None = None
+
+
+def bucket(n: int, widths: collections.abc.Sequence[int], what: str) -> int:
+    """The smallest width that holds n."""
+    for w in widths:
+        if n <= w:
+            return w
+    raise ConfigError(
+        f"{what}: {n} tokens do not fit the largest bucket {max(widths)}; add a larger one"
+    )
 
 
 def take_blocks(batch: Batch, indices: collections.abc.Sequence[int]) -> Batch:

@@ -119,7 +119,7 @@ def judge(
         )
         for row, group in zip(rows, completions, strict=True):
             judged = [next(verdicts) for _ in group]
-            hits = [tools_lib.correct(v, counted) for v in judged]
+            hits = [verifiers_base.correct(v, counted) for v in judged]
             if sampled or not samples:
                 row["tokens"] = [c.tokens for c in group]
                 row["truncated"] = [c.truncated for c in group]
@@ -244,7 +244,7 @@ def evaluate(
       tools: a `rlpt.tools.Tools` with the params to judge.
       samples: completions a prompt at `temperature`; 0: greedy only.
       blocks: prompts in a batch.  done: called with the number of prompts finished.
-      counted: names of the verifiers that decide what is correct (`tools.counted_names`);
+      counted: names of the verifiers that decide what is correct (`verifiers.base.counted_names`);
         None: all.
       complete: how completions are made, of `build.completion_of`.
     Returns: pass@1, pass@k for k in powers of two up to samples and for samples, greedy
@@ -351,7 +351,7 @@ def evaluate_source(
             raise ValueError(f"{flag}: got {name!r}, expected a verifier of the config: {names}")
     _, prompts = build.load_tasks(config)
     _check(prompts)
-    counted = tools_lib.counted_names(config.verifiers)
+    counted = verifiers_base.counted_names(config.verifiers)
     blocks = config.eval.blocks or config.rollout.prompts
     with contextlib.ExitStack() as stack:
         # before jax is used, as the pool asks for

@@ -13,7 +13,7 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import records, scoring, sharding
+from rlpt import batches, scoring, sharding
 from rlpt.columns import Table
 from rlpt.config import Bound, ConfigError
 from rlpt.learner import MODEL_COLUMNS, Learner, LearnerState
@@ -233,7 +233,7 @@ class Learners:
             self.states[name], new = learner.update(
                 self.states[name],
                 self.frozen if name == "policy" else None,
-                records.trim(table, learner, self.config),
+                _trim(table, learner, self.config),
                 learner.numbers(step),
                 (self.config.seed, step, i) if i else (self.config.seed, step),
             )
@@ -242,6 +242,21 @@ class Learners:
             copy = jax.tree.map(jnp.copy, self.states["policy"]["params"])
             self.states["reference"] = {"params": copy, "opt": ()}
         return metrics
+
+
+def _trim(table: Table, learner: Learner, config: tp.Any) -> Table:
+    """What the update reads, no wider than the bucket of the longest trained row."""
+    needed = {*MODEL_COLUMNS, *learner.reads(), "loss_mask", "row_mask", "train_mask"}
+    needed |= {"origin", "sampler_logp", "advantages", "old_logp", "ref_logp"}
+    live = table["completion_mask"] & table["row_mask"][..., None]
+    longest = int(live.any((0, 1)).sum())
+    width = batches.bucket(max(longest, 1), config.sampling.completion_buckets, "completion")
+    full = table["completion_tokens"].shape[-1]
+    return {
+        k: v[..., :width] if v.ndim == 3 and v.shape[-1] == full else v
+        for k, v in table.items()
+        if k in needed or k.partition("/")[0] in needed
+    }
 
 
 @functools.partial(jax.jit, static_argnames=("dtype",))

@@ -11,9 +11,8 @@ import numpy as np
 from rlpt import batches, distributed
 from rlpt import columns as columns_lib
 from rlpt import learner as learner_lib
-from rlpt import tools as tools_lib
 from rlpt.columns import Table
-from rlpt.verifiers.base import Verdict
+from rlpt.verifiers import base
 
 
 def say(text: str = "") -> None:
@@ -60,11 +59,11 @@ def pass_rates(batch: batches.Batch, counted: tp.Collection[str] | None = None) 
     nothing of the policy, and rows without a verdict nothing at all; prompts without others are
     not named.  What a rollout judged and left out counts.
 
-    counted: as `tools.correct`.
+    counted: as `verifiers.base.correct`.
     """
     table = batch.table
     first: dict[int, int] = {}  # group -> its first block
-    judged = [(k, {n: Verdict(None, o) for n, o in own.items()}) for k, own in batch.left_out]
+    judged = [(k, {n: base.Verdict(None, o) for n, o in own.items()}) for k, own in batch.left_out]
     for i, prompt in enumerate(batch.text.prompts):
         if prompt is None:
             continue
@@ -76,7 +75,7 @@ def pass_rates(batch: batches.Batch, counted: tp.Collection[str] | None = None) 
     found: dict[str, list[bool]] = {}
     for name, verdicts in judged:
         if any(counted is None or k in counted for k in verdicts):
-            found.setdefault(name, []).append(tools_lib.correct(verdicts, counted))
+            found.setdefault(name, []).append(base.correct(verdicts, counted))
     return {k: float(np.mean(v)) for k, v in found.items()}
 
 
@@ -100,21 +99,6 @@ def eval_metrics(result: dict[str, tp.Any]) -> dict[str, float]:
     for task, numbers in result.get("tasks", {}).items():
         out |= {f"eval/{task}/{k}": v for k, v in numbers.items()}
     return out
-
-
-def trim(table: Table, learner: learner_lib.Learner, config: tp.Any) -> Table:
-    """What the update reads, no wider than the bucket of the longest trained row."""
-    needed = {*learner_lib.MODEL_COLUMNS, *learner.reads(), "loss_mask", "row_mask", "train_mask"}
-    needed |= {"origin", "sampler_logp", "advantages", "old_logp", "ref_logp"}
-    live = table["completion_mask"] & table["row_mask"][..., None]
-    longest = int(live.any((0, 1)).sum())
-    width = tools_lib.bucket(max(longest, 1), config.sampling.completion_buckets, "completion")
-    full = table["completion_tokens"].shape[-1]
-    return {
-        k: v[..., :width] if v.ndim == 3 and v.shape[-1] == full else v
-        for k, v in table.items()
-        if k in needed or k.partition("/")[0] in needed
-    }
 
 
 def say_arithmetic(config: tp.Any, learner: learner_lib.Learner) -> None:

@@ -33,16 +33,6 @@ _CHECK_EVERY = 16  # tokens between looks for stop strings
 Item = tuple[Prompt, int]  # a prompt and how often the stream gave it before
 
 
-def bucket(n: int, widths: collections.abc.Sequence[int], what: str) -> int:
-    """The smallest width that holds n."""
-    for w in widths:
-        if n <= w:
-            return w
-    raise ConfigError(
-        f"{what}: {n} tokens do not fit the largest bucket {max(widths)}; add a larger one"
-    )
-
-
 class Tools:
     """generate, score and verify over one model, tokenizer and verifier pool.
 
@@ -132,7 +122,7 @@ class Tools:
         ends = [e for e in ((starts, stops), (nothing, tuple(until))) if e[1]]
         rows = [self.encode(i[0]) + x if i else [] for i, x in zip(items, starts, strict=True)]
         widths = self.contexts if any(starts) else s.prompt_buckets
-        length = bucket(max(map(len, rows), default=0), widths, "prompt")
+        length = batches.bucket(max(map(len, rows), default=0), widths, "prompt")
         tokens = np.full((p, length), pad, np.int32)
         mask = np.zeros((p, length), bool)
         for i, row in enumerate(rows):
@@ -149,7 +139,9 @@ class Tools:
         ids[..., 2] = attempt
         ids[..., 3] = np.broadcast_to(first_sample, p)[:, None] + np.arange(group)
         most = max([r for r, i in zip(room, items, strict=True) if i] or [1])
-        width = bucket(most, s.completion_buckets, "completion") if max_tokens is None else most
+        width = (
+            batches.bucket(most, s.completion_buckets, "completion") if max_tokens is None else most
+        )
         batched = functools.partial(lanes_lib.generate, lanes=s.lanes, slots=s.slots)
         out = (batched if s.lanes else generate_lib.generate)(
             self.model,
@@ -375,7 +367,7 @@ class Tools:
                 f"replay: got {len(rows)} rows, expected all of {p} blocks x {g} "
                 "samples of one step"
             )
-        length = bucket(max(len(r["prompt_tokens"]) for r in rows), self.contexts, "prompt")
+        length = batches.bucket(max(len(r["prompt_tokens"]) for r in rows), self.contexts, "prompt")
         t = self.width
         pad = self.tokenizer.pad_id
         table: Table = {
@@ -546,21 +538,3 @@ def _cut(table: Table, over: np.ndarray, pad: int) -> None:
     table["completion_mask"] &= ~over
     for name, fill in (("completion_tokens", pad), ("sampler_logp", 0)):
         table[name] = np.where(over, np.array(fill, table[name].dtype), table[name])
-
-
-def correct(
-    verdicts: collections.abc.Mapping[str, Verdict],
-    counted: collections.abc.Collection[str] | None = None,
-) -> bool:
-    """Whether every verifier that judged the row and counts found it correct.
-
-    counted: names, see `counted_names`; None: all.
-    """
-    heard = [v for name, v in verdicts.items() if counted is None or name in counted]
-    return bool(heard) and all(v.outcome == "correct" for v in heard)
-
-
-def counted_names(verifiers: collections.abc.Iterable[tp.Any]) -> tuple[str, ...]:
-    """Which of config.verifiers decide what is correct: those whose weight is not 0, or all."""
-    weights = {v["name"]: float(v.get("weight", 1.0)) for v in verifiers}
-    return tuple(name for name, weight in weights.items() if weight) or tuple(weights)

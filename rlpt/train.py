@@ -37,10 +37,12 @@ from rlpt import tools as tools_lib
 from rlpt.checkpoint import Checkpointer, IdentityError
 from rlpt.columns import Table
 from rlpt.models import hf
-from rlpt.models.load import load
+from rlpt.models.load import Loaded, load
 from rlpt.report import curves
 from rlpt.tasks import build as tasks_build
-from rlpt.tasks.stream import Curriculum, Stream, filter_long
+from rlpt.tasks.base import Prompt
+from rlpt.tasks.stream import Curriculum, Source, Stream, filter_long
+from rlpt.verifiers import base as verifiers_base
 from rlpt.verifiers.pool import VerifierPool
 from rlpt.workdir import Workdir
 
@@ -126,16 +128,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         mesh = build.make_mesh(config)
 
         # ---- what is trained on, and what
-        sources, held_out = build.load_tasks(config)
-        given = [p for source in sources for p in source.prompts] + held_out
-        read = [p.id for p in pool.check_gold(given, tasks_build.skipping(config.tasks))]
-        good = set(distributed.join(read if primary else []))  # the same rows in every process
-        held_out = [p for p in held_out if p.id in good]
-        for i, source in enumerate(sources):
-            kept = [p for p in source.prompts if p.id in good]
-            sources[i] = dataclasses.replace(source, prompts=kept)
-        for name, noted in pool.report().items():
-            records.say(f"{name:<8} " + "  ".join(f"{k} {v}" for k, v in noted.items()))
+        sources, held_out = _readable(config, pool)
         loaded = load(config.model.source)
         model = dataclasses.replace(loaded.config, attention=config.model.attention)
         records.say(
@@ -148,20 +141,9 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             model, loaded.tokenizer, pool, config.sampling, settings.missing_by_verifier(config),
             [v["name"] for v in config.verifiers], root, mesh,
         )  # fmt: skip
-        counted = tools_lib.counted_names(config.verifiers)
+        counted = verifiers_base.counted_names(config.verifiers)
         complete = build.completion_of(config)
-        length = lambda p: len(tools.encode(p))  # noqa: E731
-        dropped = 0
-        for i, source in enumerate(sources):
-            kept, n = filter_long(source.prompts, length, tools.max_prompt, config.too_long)
-            sources[i] = dataclasses.replace(source, prompts=kept)
-            dropped += n
-        held_out, n = filter_long(held_out, length, tools.max_prompt, config.too_long)
-        records.say(
-            f"data     {sum(len(s.prompts) for s in sources)} training and "
-            f"{len(held_out)} held-out prompts"
-            + (f"; dropped as too long: {dropped} and {n}" if dropped or n else "")
-        )
+        sources, held_out = _fitting(config, tools, sources, held_out)
         plain = Stream(sources, config.seed)
         stream: Stream | Curriculum = plain
         if config.curriculum.enabled:
@@ -251,11 +233,6 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 metrics={k: v for k, v in row.items() if k.startswith("eval/")},
             )
 
-        def newest() -> str:
-            checkpointer.wait()
-            saves = checkpointer.steps()
-            return f"The newest checkpoint is of step {saves[-1]}. " if saves else ""
-
         with (
             contextlib.closing(checkpointer),
             metrics_lib.Metrics(
@@ -336,21 +313,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
 
                 # ---- checkpoint
                 stop = distributed.agree(interrupt.signal)
-                if host["skipped_in_a_row"] >= config.optim.max_skipped:
-                    raise FloatingPointError(
-                        "loss or gradient was not finite in every update of the last "
-                        f"{host['skipped_in_a_row']} batches, up to step {step}; parameters are "
-                        f"unchanged since. {newest()}Lower config.optim.lr, or look at the last "
-                        "rows of rollouts.jsonl."
-                    )
-                if host["silent_in_a_row"] >= config.max_silent:
-                    outcomes = {k: int(v) for k, v in row.items() if k.startswith("verify/")}
-                    raise RuntimeError(
-                        f"no row of the last {host['silent_in_a_row']} batches, up to step {step}, "
-                        f"counted ({outcomes}); nothing was learnt from them. "
-                        f"{newest()}See that the verifiers and their services work and give the "
-                        "same command again; config.max_silent is the limit."
-                    )
+                _stop_if_hopeless(config, host, step, row, checkpointer)
                 if step % config.checkpoint.every == 0 or step == config.steps or stop:
                     save()
                     saved_at = step
@@ -381,18 +344,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             "identity": build.identity(config, loaded),
         }
         if config.export:
-            info = {
-                "run_id": f"{work.path.name}-{build.identity(config, loaded)['config']}",
-                "base": loaded.source,
-                "steps": step,
-                "eval": {k: v for k, v in (after or {}).items() if isinstance(v, float)},
-            }
-            if primary and work.export.exists():  # of an earlier end of this run
-                shutil.rmtree(work.export)
-            hf.save_hf(
-                work.export, loaded.config, learners.policy_params(), loaded.tokenizer,
-                run_info=info, fetch=sharding.fetch,
-            )  # fmt: skip
+            _export(work, loaded, learners, summary)
             summary["export"] = "export"
         work.write_json("summary.json", summary)
         if primary and (held_out or config.steps):
@@ -401,6 +353,87 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             )
         records.say_summary(summary, work.path)
         return Result(work.path, summary)
+
+
+def _readable(config: tp.Any, pool: VerifierPool) -> tuple[list[Source], list[Prompt]]:
+    """Training sources and held-out prompts whose references the verifiers can read."""
+    sources, held_out = build.load_tasks(config)
+    given = [p for source in sources for p in source.prompts] + held_out
+    read = [p.id for p in pool.check_gold(given, tasks_build.skipping(config.tasks))]
+    good = set(distributed.join(read if distributed.primary() else []))  # in every process alike
+    for name, noted in pool.report().items():
+        records.say(f"{name:<8} " + "  ".join(f"{k} {v}" for k, v in noted.items()))
+    kept = [
+        dataclasses.replace(source, prompts=[p for p in source.prompts if p.id in good])
+        for source in sources
+    ]
+    return kept, [p for p in held_out if p.id in good]
+
+
+def _fitting(
+    config: tp.Any, tools: tools_lib.Tools, sources: list[Source], held_out: list[Prompt]
+) -> tuple[list[Source], list[Prompt]]:
+    """Those that fit the prompt buckets; says how many there are."""
+    length = lambda p: len(tools.encode(p))  # noqa: E731
+    kept, dropped = [], 0
+    for source in sources:
+        prompts, n = filter_long(source.prompts, length, tools.max_prompt, config.too_long)
+        kept.append(dataclasses.replace(source, prompts=prompts))
+        dropped += n
+    held_out, n = filter_long(held_out, length, tools.max_prompt, config.too_long)
+    count = sum(len(source.prompts) for source in kept)
+    records.say(
+        f"data     {count} training and {len(held_out)} held-out prompts"
+        + (f"; dropped as too long: {dropped} and {n}" if dropped or n else "")
+    )
+    return kept, held_out
+
+
+def _stop_if_hopeless(
+    config: tp.Any,
+    host: dict[str, tp.Any],
+    step: int,
+    row: dict[str, float],
+    checkpointer: Checkpointer,
+) -> None:
+    """Raises: FloatingPointError or RuntimeError after too many batches that taught nothing."""
+    skipped, silent = host["skipped_in_a_row"], host["silent_in_a_row"]
+    if skipped < config.optim.max_skipped and silent < config.max_silent:
+        return
+    checkpointer.wait()
+    saves = checkpointer.steps()
+    newest = f"The newest checkpoint is of step {saves[-1]}. " if saves else ""
+    if skipped >= config.optim.max_skipped:
+        raise FloatingPointError(
+            f"loss or gradient was not finite in every update of the last {skipped} batches, up to "
+            f"step {step}; parameters are unchanged since. {newest}Lower config.optim.lr, or look "
+            "at the last rows of rollouts.jsonl."
+        )
+    outcomes = {k: int(v) for k, v in row.items() if k.startswith("verify/")}
+    raise RuntimeError(
+        f"no row of the last {silent} batches, up to step {step}, counted ({outcomes}); nothing "
+        f"was learnt from them. {newest}See that the verifiers and their services work and give "
+        "the same command again; config.max_silent is the limit."
+    )
+
+
+def _export(
+    work: Workdir, loaded: Loaded, learners: learners_lib.Learners, summary: dict[str, tp.Any]
+) -> None:
+    """The policy as a Hugging Face directory, in place of that of an earlier end of the run."""
+    if distributed.primary() and work.export.exists():
+        shutil.rmtree(work.export)
+    after = summary["eval_after"] or {}
+    info = {
+        "run_id": f"{work.path.name}-{summary['identity']['config']}",
+        "base": loaded.source,
+        "steps": summary["steps"],
+        "eval": {k: v for k, v in after.items() if isinstance(v, float)},
+    }
+    hf.save_hf(
+        work.export, loaded.config, learners.policy_params(), loaded.tokenizer,
+        run_info=info, fetch=sharding.fetch,
+    )  # fmt: skip
 
 
 class _Callable(types.ModuleType):

@@ -13,6 +13,7 @@ import pytest
 from rlpt import build, cli, evaluate, records, statistics, tools
 from rlpt.endpoint import Endpoint, EndpointError
 from rlpt.tasks.base import Prompt, chat
+from rlpt.verifiers import base
 from rlpt.verifiers.base import Verdict, judged, unparsable
 from rlpt.verifiers.pool import VerifierPool
 from tests.test_train import toy
@@ -165,12 +166,12 @@ def test_canonical_answers(text, answer):
 
 def test_verifiers_of_weight_0_do_not_count():
     specs = [dict(name="a"), dict(name="b", weight=0.0), dict(name="c", weight=-1.0)]
-    assert tools.counted_names(specs) == ("a", "c")
-    assert tools.counted_names([dict(name="b", weight=0.0)]) == ("b",), "none is left to count"
+    assert base.counted_names(specs) == ("a", "c")
+    assert base.counted_names([dict(name="b", weight=0.0)]) == ("b",), "none is left to count"
     verdicts = {"a": judged(True), "b": judged(False)}
-    assert not tools.correct(verdicts) and tools.correct(verdicts, ("a", "c"))
-    assert not tools.correct({"b": judged(True)}, ("a",)), "nobody who counts judged it"
-    assert not tools.correct({"a": unparsable("")}, ("a",))
+    assert not base.correct(verdicts) and base.correct(verdicts, ("a", "c"))
+    assert not base.correct({"b": judged(True)}, ("a",)), "nobody who counts judged it"
+    assert not base.correct({"a": unparsable("")}, ("a",))
     text = tools.Text([Prompt("p", chat("?"))], [""], [["x"]], [[verdicts]])
     batch = tools.Batch(plain_table(1), text)
     assert records.pass_rates(batch) == {"p": 0.0}

@@ -166,3 +166,21 @@ def extract(text: str, how: str, tag: str = "answer") -> str | None:
     if how == "whole":
         return text
     raise ValueError(f"extract: got {how!r}, expected boxed, tag or whole")
+
+
+def correct(
+    verdicts: collections.abc.Mapping[str, Verdict],
+    counted: collections.abc.Collection[str] | None = None,
+) -> bool:
+    """Whether every verifier that judged the row and counts found it correct.
+
+    counted: names, see `counted_names`; None: all.
+    """
+    heard = [v for name, v in verdicts.items() if counted is None or name in counted]
+    return bool(heard) and all(v.outcome == "correct" for v in heard)
+
+
+def counted_names(verifiers: collections.abc.Iterable[tp.Any]) -> tuple[str, ...]:
+    """Which of config.verifiers decide what is correct: those whose weight is not 0, or all."""
+    weights = {v["name"]: float(v.get("weight", 1.0)) for v in verifiers}
+    return tuple(name for name, weight in weights.items() if weight) or tuple(weights)
