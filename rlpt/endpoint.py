@@ -8,9 +8,9 @@ import dataclasses
 import os
 import typing as tp
 
+from rlpt import retries
 from rlpt.tasks.base import Prompt, hash_int
 
-RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 LONGEST_PAUSE = 30.0  # seconds between two attempts, also where the server asks for more
 
 
@@ -51,7 +51,7 @@ class Endpoint:
         SGLang have, are sent where they are not off.
       seed: enters the seed sent with each request, with the prompt's id.
       api_key_env: environment variable with the key, sent where it is set; never logged.
-      attempts: of a request that fails with one of RETRIED or without an answer.
+      attempts: of a request that fails in a way that may pass, or without an answer.
       timeout: seconds for one request.  parallel: requests at a time.
     """
 
@@ -145,10 +145,9 @@ class Endpoint:
             raise _Again(f"{self.url}: {type(e).__name__}: {e}; is the server running?") from e
         if reply.status_code != 200:
             message = f"{self.url}: status {reply.status_code}: {reply.text[:300]}"
-            if reply.status_code not in RETRIED:
+            if not retries.may_pass(reply.status_code):
                 raise EndpointError(message)
-            after = reply.headers.get("retry-after", "")
-            raise _Again(message, float(after) if after.isdecimal() else 0.0)
+            raise _Again(message, retries.retry_after(reply.headers.get("retry-after", "")))
         try:
             answer = reply.json()
             choices = [

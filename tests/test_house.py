@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "distributed": set(),
     "statistics": set(),
     "search": set(),
-    "endpoint": {"tasks.base"},
+    "retries": set(),
+    "endpoint": {"retries", "tasks.base"},
     "batches": {"columns", "config", "tasks.base", "verifiers.base"},
     "tasks.base": set(),
     "verifiers.base": set(),
@@ -41,6 +42,7 @@ MAY_IMPORT = {
     "verifiers": {
         "columns",
         "config",
+        "retries",
         "verifiers",
         "tasks.base",
         "tasks.reasoning_gym",

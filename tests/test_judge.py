@@ -24,7 +24,7 @@ import hypothesis.strategies as st
 import jax.numpy as jnp
 import pytest
 
-from rlpt import config, train
+from rlpt import config, retries, train
 from rlpt.advantages import noise
 from rlpt.tasks import base as tasks_base
 from rlpt.testing import faulty_judge
@@ -136,7 +136,7 @@ def test_retry_after_is_kept(server):
     ],
 )
 def test_retry_after_values(value, low, high):
-    assert low <= _judge_client.retry_after(value) <= high
+    assert low <= retries.retry_after(value) <= high
 
 
 def test_the_deadline_holds_for_all_rows(server):

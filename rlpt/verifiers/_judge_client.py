@@ -12,15 +12,13 @@ import asyncio
 import collections.abc
 import concurrent.futures
 import contextlib
-import datetime
-import email.utils
 import json
 import time
 import typing as tp
 
-_RETRIED = (408, 409, 425, 429)  # and from 500 on; what was not understood once, never is
+from rlpt import retries
+
 _FAULT_OF_THE_ROW = (400, 413, 422, 429)  # says nothing about whether the service works
-_LONGEST_WAIT = 60.0  # seconds that a Retry-After can stop us for
 _SHOWN = 200  # characters of a server's text in a detail
 _LOOK = 3.0  # seconds to ask the server about its model
 _RUN = 8  # characters of the key that may not stand in a row
@@ -250,8 +248,9 @@ class Client:
         """The text of a completion. Raises: Failure."""
         if status != 200:
             if status in (429, 503):
-                self._resume = time.monotonic() + retry_after(headers.get("Retry-After", ""))
-            retry = status in _RETRIED or status >= 500
+                asked = retries.retry_after(headers.get("Retry-After", ""))
+                self._resume = time.monotonic() + asked
+            retry = retries.may_pass(status)
             said = self.redacted(data.decode("utf-8", "replace"))
             raise Failure(
                 "crash" if retry else "invalid",
@@ -290,21 +289,6 @@ def completion(data: bytes) -> str:
     if type(text) is not str:
         raise Failure("invalid", f"content of type {type(text).__name__}, expected a string")
     return text
-
-
-def retry_after(value: str) -> float:
-    """Seconds to wait by a Retry-After header, a number or a date; bounded, 0 if unreadable."""
-    try:
-        if value.strip().isdecimal():
-            seconds = float(value)
-        else:
-            date = email.utils.parsedate_to_datetime(value)
-            if date.tzinfo is None:
-                date = date.replace(tzinfo=datetime.UTC)
-            seconds = date.timestamp() - time.time()
-    except (ValueError, OverflowError, TypeError):
-        return 0.0
-    return min(max(seconds, 0.0), _LONGEST_WAIT)
 
 
 def redacted(text: str, key: str) -> str:
