@@ -66,15 +66,20 @@ class Chain:
             if method.init is not None:
                 given["state"] = state[name]
             out = method(table, numbers[name], **given)
+            begun = step >= method.since
             if method.init is not None:
-                out, state[name] = out
+                out, new_state = out
+                state[name] = _when(begun, new_state, state[name]) if method.since else new_state
             credit = name.startswith("advantage/")
             new = (
                 out
                 if isinstance(out, dict)
                 else {method.writes or ("advantages" if credit else "rewards"): out}
             )
-            table = {**table, **_fit(method.name, new, table)}
+            new = _fit(method.name, new, table)
+            if method.since:
+                new = {k: _when(begun, v, table[k]) if k in table else v for k, v in new.items()}
+            table = {**table, **new}
             written |= set(new)
         if "advantages" not in table:
             raise ConfigError(
@@ -88,6 +93,11 @@ class Chain:
             back = columns_lib.scatter_groups(rows, slot, self.group_blocks)
             table = {**by_block, **scalars, **back}
         return table, state
+
+
+def _when(begun: jax.Array, new: tp.Any, old: tp.Any) -> tp.Any:
+    """The new tree once it has begun, the old one before."""
+    return jax.tree.map(lambda a, b: jnp.where(begun, a, b), new, old)
 
 
 def _fit(name: str, new: Table, table: Table) -> Table:

@@ -194,6 +194,8 @@ class Bound:
 
     columns: (parameter, column, required) in order.  numbers: traced settings;
     static: the others.  `wants`: the reserved names and model outputs it asks for.
+    since: of shaping and advantages, the first step, from 0, at which it changes columns that were
+    there before it.
     """
 
     name: str
@@ -203,6 +205,7 @@ class Bound:
     static: dict[str, tp.Any]
     writes: str
     init: tp.Callable[..., tp.Any] | None = None
+    since: int = 0
 
     @property
     def wants(self) -> tuple[str, ...]:
@@ -248,10 +251,15 @@ def resolve(
     Args:
       reads: {parameter: column} renames.  writes: the column that an array result
         goes to (default: by extension point).
-      settings: keyword-only parameters of the function.
+      settings: keyword-only parameters of the function; of rewards and advantages also `since`, see
+        `Bound`, for recipes of several stages: what masks rows by verdicts would mask a stage that
+        has none.
     Raises: ConfigError for an unknown name or setting, with what is accepted.
     """
     obj = find(package, name)
+    since = settings.pop("since", 0) if package in ("rewards", "advantages") else 0
+    if type(since) is not int or since < 0:
+        raise ConfigError(f"{package} {name}.since: got {since!r}, expected a step, 0 or more")
     init, fn = (obj.init, obj.update) if isinstance(obj, columns_lib.Transform) else (None, obj)
     parameters = inspect.signature(fn).parameters.values()
     reads = dict(reads or {})
@@ -302,7 +310,7 @@ def resolve(
         if isinstance(default, float) and isinstance(value, int):
             value = float(value)
         (numbers if isinstance(value, (float, Schedule)) else static)[key] = value
-    return Bound(f"{package} {name}", fn, tuple(cols), numbers, static, writes, init)
+    return Bound(f"{package} {name}", fn, tuple(cols), numbers, static, writes, init, since)
 
 
 def entry(package: str, spec: tp.Any) -> Bound:

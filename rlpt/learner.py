@@ -325,8 +325,7 @@ class Learner:
                 0, live, lambda i, acc: jax.tree.map(jnp.add, acc, micro(i)), zeros
             )
         params, opt, info = optim.guarded_update(self.optimizer, grads, state["opt"], params, loss)
-        own = {"loss/total": loss, "grad_norm": info["grad_norm"], "skipped": info["skipped"]}
-        metrics |= {self._metric(k): v for k, v in own.items()}
+        metrics |= {self._metric(k): v for k, v in {"loss/total": loss, **info}.items()}
         new: LearnerState = {"params": params, "opt": opt}
         if self.mesh is not None:  # or XLA is free to move them
             where: LearnerState = {

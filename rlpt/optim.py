@@ -239,7 +239,7 @@ def guarded_update(
       grads, params: trees alike.  state: of the optimizer.  loss: scalar.
     Returns: (params, state, info).  An update that is left out leaves params and state, its
       counts included, bit for bit as they were.  info: `grad_norm` before the clip;
-      `skipped` bool, for what is not finite.
+      `skipped` bool, for what is not finite; `unchanged` bool, for zeros.
     """
     grad_norm = global_norm(grads)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
@@ -252,7 +252,7 @@ def guarded_update(
 
     params = jax.tree.map(keep, optax.apply_updates(params, updates), params)
     state = jax.tree.map(keep, new_state, state)
-    return params, state, {"grad_norm": grad_norm, "skipped": ~finite}
+    return params, state, {"grad_norm": grad_norm, "skipped": ~finite, "unchanged": grad_norm == 0}
 
 
 def global_norm(tree: Tree) -> jax.Array:

@@ -299,6 +299,11 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 nothing = numbers.get("policy/skipped") == 1.0  # in no optimizer step of the batch
                 host["skipped_in_a_row"] = host["skipped_in_a_row"] + 1 if nothing else 0
                 judged = batch.table["row_mask"].any()
+                if judged and step == 1 and not (table["row_mask"] & table["train_mask"]).any():
+                    records.say(
+                        "note     shaping left no row of the first batch to train on; in a recipe "
+                        "of stages, since= says from which step on a method of config.shaping masks"
+                    )
                 host["silent_in_a_row"] = 0 if judged else host["silent_in_a_row"] + 1
                 last = step == config.steps
                 if held_out and (last or (config.eval.every and step % config.eval.every == 0)):

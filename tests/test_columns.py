@@ -122,6 +122,36 @@ def credited(made, group_blocks, shaping=(), advantage=(dict(fn="group.grpo"),))
     return jax.device_get(run(made))
 
 
+def test_since_says_from_which_step_on_a_method_changes_columns():
+    c = config_lib.default()
+    c.verifiers = (dict(fn="number.number", name="number"),)
+    votes = dict(fn="consensus.majority", reads=dict(answer_id="answer"), keep=1, since=3)
+    c.shaping = (dict(fn="likelihood.std_filter", since=3, ignore=0, collect=1), votes)
+    c.advantage = (dict(fn="group.rloo"),)
+    chain = chain_lib.build(c)
+    made = table() | {"answer": np.full((P, G), -1), "train_mask": np.ones((P, G), bool)}
+    made["verdict/number"] = np.zeros((P, G), np.float32)
+    made["verdict/number"][0] = 0, 1
+    run = jax.jit(lambda s, t: chain(made, s, chain.numbers(0), jax.random.key(0), t))
+    state = chain.init()
+    for step in (0, 2):
+        out, new = run(state, step)
+        np.testing.assert_array_equal(out["row_mask"], made["row_mask"])
+        np.testing.assert_array_equal(out["train_mask"], made["train_mask"])
+        assert jax.tree.map(float, new) == jax.tree.map(float, state), (
+            "no memory of what was before"
+        )
+        assert out["vote"].shape == (P, G), "what nobody wrote before is there from the start"
+    out, new = run(state, 3)
+    assert not out["train_mask"].any() and out["row_mask"].sum(1).max() == 1
+    assert jax.tree.map(float, new) != jax.tree.map(float, state)
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(config_lib.ConfigError, match="since: got"):
+            config_lib.entry("rewards", votes | dict(since=wrong))
+    with pytest.raises(config_lib.ConfigError, match="unknown setting 'since'"):
+        config_lib.entry("losses", dict(fn="surrogates.ppo_clip", since=1))
+
+
 def wide_and_narrow():
     """The same 2 groups of 8 rows as 2 blocks x 8 and as 4 blocks x 4."""
     rng = np.random.default_rng(0)

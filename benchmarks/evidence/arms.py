@@ -47,9 +47,11 @@ def after_imitation(
     first = dict(fn="pairs.demonstrations", steps=steps, **demonstrations)
     last = dict(fn=rollout.fn, **rollout.options)
     rollout.fn, rollout.options = "stages.by_step", dict(stages=(first, last))
-    terms = [dict(nll, coef=since | dict(init=1.0, end=0.0))]
+    entries = [dict(fn=s) if isinstance(s, str) else dict(s) for s in own["shaping"]]
+    shaping = tuple(s | dict(since=steps) for s in entries)  # it masks by verdicts, of which
+    terms = [dict(nll, coef=since | dict(init=1.0, end=0.0))]  # demonstrations have none
     terms += [dict(term, coef=since) for term in own["loss"]]
-    return own | dict(loss=tuple(terms), rollout=rollout)
+    return own | dict(loss=tuple(terms), rollout=rollout, shaping=shaping)
 
 
 def sweep(arg: str | None, arms: dict[str, dict[str, tp.Any]], baseline: str) -> dict[str, tp.Any]:

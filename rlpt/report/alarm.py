@@ -30,6 +30,11 @@ _REMARKS = (
     ("rollout/truncated", 0.5, "most completions hit the length limit: lengthen the bucket"),
     ("reward/zero_variance_groups", 0.9, "most groups have one reward: nothing to learn from"),
     ("policy/sampler_gap", 0.01, "sampler and scorer disagree about log-probs"),
+    (
+        "policy/unchanged",
+        0.5,
+        "most batches had no gradient: solved, or shaping leaves out all rows",
+    ),
     ("policy/skipped", 0.0, "optimizer steps were skipped, or nothing was left to train on"),
     ("rollout/masked_rows", 0.0, "rows a step had no verdict and were left out"),
 )
