@@ -212,6 +212,60 @@ def test_gradients_are_exact(form):
         close(got[name], want[name], 1e-6, f"{form}, {name}")
 
 
+ROWS = ("S", "aS", "bS", "aa", "ab", "ba", "bb")  # reasoning that S ends, or the length limit
+SLOT = np.array([row[-1] == "S" for row in ROWS])
+TABLES = {"reason": jnp.array([[0.2, -0.4, 0.5], [0.1, 0.3, 0.8], [-0.6, 0.2, 0.4]]),
+          "answer": jnp.array([[[0.2, -0.3], [0.9, 0.1]], [[1.1, 0.4], [-0.2, 0.5]],
+                               [[-0.5, 0.3], [0.1, 0.2]]])}  # fmt: skip
+
+
+def token_logps(theta):
+    """Of each of ROWS [7,4] and which tokens it has: reasoning, then the right answer (0, 1)."""
+    reason, answer = (jax.nn.log_softmax(theta[k]) for k in ("reason", "answer"))
+    logp, there = [], []
+    for row, slot in zip(ROWS, SLOT, strict=True):
+        states = [0, *("ab".index(c) + 1 for c in row[:-1])]
+        own = [reason[s, "abS".index(c)] for s, c in zip(states, row, strict=True)]
+        own += [answer[states[-1], 0, 0], answer[states[-1], 1, 1]] * bool(slot)
+        logp.append(jnp.stack([*own, *[jnp.zeros(())] * (4 - len(own))]))
+        there.append([k < len(own) for k in range(4)])
+    return jnp.stack(logp), jnp.array(there)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_gradients_are_exact_where_rows_differ_in_length(n):
+    """Reasoning of one or two tokens, an answer of two, and rows without a place for it."""
+    context = jnp.array([[k < len(row) for k in range(4)] for row in ROWS])
+    groups = np.array(list(itertools.product(range(len(ROWS)), repeat=n)))
+
+    def parts(theta):
+        logp, there = token_logps(theta)
+        z = jnp.sum(jnp.where(context, logp, 0), -1)
+        answer = jnp.stack([row[len(r) : len(r) + 2] if s else jnp.zeros(2)
+                            for row, r, s in zip(logp, ROWS, SLOT, strict=True)])  # fmt: skip
+        return logp, there, z, answer
+
+    def objective(theta):
+        _, _, z, answer = parts(theta)
+        return jnp.sum(jnp.where(SLOT, jnp.exp(z + answer.sum(-1)), 0))
+
+    def estimate(theta):
+        _, _, z, answer = parts(jax.lax.stop_gradient(theta))
+        chance, slot = jnp.exp(z[groups].sum(1)), jnp.asarray(SLOT)[groups]
+        scored = jnp.ones((len(groups), 2), bool)
+        value = likelihood.of_answer(answer[groups], scored, slot, form="prob")
+        per_token = credit.spliced(group.rloo(value), value, context[groups], slot)
+        logp, there, _, _ = parts(theta)
+        weights = aggregate.sequence_mean_token_sum(there[groups]) * len(groups)
+        each = surrogates.reinforce(logp[groups], per_token) * weights
+        return jnp.sum(chance * jnp.sum(each, axis=(1, 2)))
+
+    want, got = jax.grad(objective)(TABLES), jax.grad(estimate)(TABLES)
+    for name in TABLES:
+        assert np.abs(want[name]).max() > 1e-2
+        close(got[name], want[name], 1e-6, name)
+
+
 def test_the_probability_is_less_noisy_than_a_sampled_answer():
     """Rao-Blackwell: with pi(y*|z) instead of 1[y = y*] the same mean, and no more variance."""
 

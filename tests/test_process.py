@@ -176,6 +176,36 @@ def test_pure_takes_the_minimum_and_cannot_be_fed_with_good_steps():
     assert np.abs(np.asarray(more) - score(filled, 0.1))[worst].max() < 1e-3, "a minimum does not"
 
 
+def filler(**settings):
+    """Mean number of filler steps that a policy writes at the start, and after some training.
+
+    A row is one real step of score 0.5, then at every turn either its end or a filler of score 0.9;
+    a logit a turn says which.
+    """
+    turns, group = 4, 64
+    logits, rng = np.full(turns, -1.0), np.random.default_rng(0)
+    lengths = []
+    for _ in range(60):
+        chance = 1 / (1 + np.exp(-logits))
+        more = np.cumprod(rng.random((group, turns)) < chance, axis=1)
+        tokens = mask(np.concatenate([np.ones((group, 1)), more], axis=1))[None]
+        at = jnp.where(tokens, jnp.arange(turns + 1), -1)
+        score = jnp.where(tokens, jnp.where(at == 0, 0.5, 0.9), 0.0)
+        credit = call(process.pure, score, at, tokens, **settings)[0]
+        lengths.append(more.sum(1).mean())
+        went_on = np.concatenate([np.ones((group, 1)), more[:, :-1]], axis=1)  # the turn came
+        grad = np.where(more, credit[:, 1:], 0) * (1 - chance)  # an end earns nothing
+        logits += 2.0 * (grad.sum(0) / np.maximum(went_on.sum(0), 1))
+    return lengths[0], np.mean(lengths[-5:])
+
+
+def test_filler_pays_under_a_sum_and_not_under_a_minimum():
+    """A step that only looks good is learnt where steps are added up."""
+    start, summed = filler(form="sum")
+    assert start < 0.7 and summed > 3
+    assert max(filler()[1], filler(baseline="step")[1]) < 0.1
+
+
 def test_rows_of_a_group_that_are_alike():
     """Nothing is left of the row as a whole."""
     same = jnp.broadcast_to(SCORES[:, :1], (1, 3, 3))
