@@ -496,8 +496,9 @@ def _leave(status: int, error: BaseException | None = None) -> tp.NoReturn:
 def main(argv: list[str] | None = None) -> None:
     """Entry point.
 
-    Exits with 0 done, 1 an error that says what to do, 2 usage, 75 another process of the run is
-    gone (start all again), 130 interrupted.
+    Exits with 0 done, 1 an error that says what to do, 2 usage, 70 an error of the runtime or the
+    driver, which may not come back, 75 another process of the run is gone (start all again), 130
+    interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
@@ -517,7 +518,7 @@ def main(argv: list[str] | None = None) -> None:
         _leave(130)
     except _PLAIN as e:
         print(f"rlpt {argv[0]}: {type(e).__name__}: {e}", file=sys.stderr)
-        _leave(1, e)
+        _leave(70 if type(e).__name__ in ("JaxRuntimeError", "XlaRuntimeError") else 1, e)
     except Exception as e:
         traceback.print_exc()
         _leave(1, e)

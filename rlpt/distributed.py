@@ -134,6 +134,15 @@ def _exchange(data: bytes) -> list[bytes]:
     return [row[:n].tobytes() for row, n in zip(gathered, lengths, strict=True)]
 
 
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error and those that it came of."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
 def leave(status: int, error: BaseException | None = None) -> None:
     """Ends one process of several at once; returns where there is only one.
 
@@ -146,7 +155,7 @@ def leave(status: int, error: BaseException | None = None) -> None:
     """
     if not jax.distributed.is_initialized():
         return
-    if error is not None and _BROKEN.match(str(error)):
+    if any(_BROKEN.match(str(e)) for e in _chain(error)):
         status = PEER_LOST
         print(
             "another process of this run is gone, or broke off: start all of them again with the "

@@ -25,10 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlpt import build, checkpoint, metrics, records, search, settings, statistics
+from rlpt import config as config_lib
 from rlpt import tools as tools_lib
 from rlpt.endpoint import Completion, Endpoint
 from rlpt.tasks import build as tasks_build
-from rlpt.tasks.base import Prompt
+from rlpt.tasks.base import Prompt, content_id
 from rlpt.tasks.stream import filter_long
 from rlpt.verifiers import base as verifiers_base
 from rlpt.verifiers.answer import canonical
@@ -44,7 +45,8 @@ Verify = collections.abc.Callable[
 Complete = collections.abc.Callable[..., tools_lib.Batch]
 Row = dict[str, tp.Any]  # what is known of a prompt, as JSON: see `judge`
 # Of a row, for the trainer's log.
-BRIEF = ("correct", "samples", "sample", "chosen", "greedy", "greedy_text")
+BRIEF = ("correct", "samples", "sample", "chosen", "greedy", "greedy_text", "content", "missing")
+LOST = ("timeout", "crash", "invalid")  # outcomes that say nothing of the completion
 CONFIDENCE = "confidence.confidence"  # the verifier whose score is a stated confidence
 
 
@@ -96,16 +98,20 @@ def judge(
     temperature: float,
     greedy: bool,
     counted: collections.abc.Collection[str] | None,
+    reading: collections.abc.Mapping[str, str] | None = None,
 ) -> list[Row]:
     """Samples and judges completions of some prompts.
 
-    Args: as `evaluate`; verify: as `VerifierPool.verify`; prompts: one batch.
+    Args: as `evaluate`; verify: as `VerifierPool.verify`; prompts: one batch; reading: settings of
+      `canonical`.
     Returns: a row a prompt: correct (number), samples, sample (the first text), hits [bool],
       answers (`canonical`), verdicts {verifier: [[score, outcome]]}, tokens, truncated, one a
-      completion; chosen (bool): of a search, that it puts first; and greedy (bool), greedy_text.
-      Without samples, verdicts, tokens and truncated are of the greedy completion.
+      completion; content (`content_id`); where verdicts were lost (LOST), missing, the number of
+      such completions, which count as wrong; chosen (bool): of a search, that it puts first; and
+      greedy (bool), greedy_text.  Without samples, verdicts, tokens and truncated are of the greedy
+      completion.
     """
-    rows: list[Row] = [{"task": p.task} for p in prompts]
+    rows: list[Row] = [{"task": p.task, "content": content_id(p)} for p in prompts]
     for sampled, n, heat in ((True, samples, temperature), (False, int(greedy), 0.0)):
         if not n:
             continue
@@ -120,6 +126,8 @@ def judge(
         for row, group in zip(rows, completions, strict=True):
             judged = [next(verdicts) for _ in group]
             hits = [verifiers_base.correct(v, counted) for v in judged]
+            if lost := sum(_lost(v, counted) for v in judged):
+                row["missing"] = row.get("missing", 0) + lost
             if sampled or not samples:
                 row["tokens"] = [c.tokens for c in group]
                 row["truncated"] = [c.truncated for c in group]
@@ -128,12 +136,19 @@ def judge(
                 }
             if sampled:
                 row |= {"correct": sum(hits), "samples": n, "sample": group[0].text, "hits": hits}
-                row["answers"] = [canonical(c.text) for c in group]
+                row["answers"] = [canonical(c.text, **(reading or {})) for c in group]
                 if getattr(sampler, "ranked", False):
                     row["chosen"] = hits[0]
             else:
                 row |= {"greedy": hits[0], "greedy_text": group[0].text}
     return rows
+
+
+def _lost(
+    verdicts: collections.abc.Mapping[str, verifiers_base.Verdict],
+    counted: collections.abc.Collection[str] | None,
+) -> bool:
+    return any(v.outcome in LOST for k, v in verdicts.items() if counted is None or k in counted)
 
 
 def measures(
@@ -207,6 +222,8 @@ def summary(rows: collections.abc.Sequence[Row]) -> dict[str, tp.Any]:
     if lengths:
         result["length"] = float(np.mean(lengths))
     result["truncated"] = float(np.mean([t for r in rows for t in r["truncated"]]))
+    if missing := sum(r.get("missing", 0) for r in rows):
+        result["missing"] = missing / sum(r.get("samples", 0) + ("greedy" in r) for r in rows)
     result["outcomes"] = dict(
         collections.Counter(
             f"{name}/{outcome}"
@@ -248,7 +265,8 @@ def evaluate(
         None: all.
       complete: how completions are made, of `build.completion_of`.
     Returns: pass@1, pass@k for k in powers of two up to samples and for samples, greedy
-      (fractions), length (tokens), truncated (fraction), prompts, samples, outcomes, with
+      (fractions), length (tokens), truncated (fraction), prompts, samples, outcomes, missing (the
+      fraction of completions whose verdict was lost, and that count as wrong, if any), with
       several tasks `tasks`: {task: {"pass@1", "greedy"}}, and `per_prompt`: {id: {"correct",
       "samples", "greedy", …}}.
     Raises: ValueError for no prompts.
@@ -382,6 +400,7 @@ def evaluate_source(
         path = pathlib.Path(cache) / f"{checkpoint.fingerprint(key)}.jsonl" if cache else None
         journal = Journal(path, key)
         missing = [p for p in prompts if p.id not in journal.rows]
+        unkept: dict[str, Row] = {}  # whose verdicts were lost: the next time they are judged again
         if known := len(prompts) - len(missing):
             records.say(f"{known} of {len(prompts)} prompts are in {path}")
         with metrics.progress("evaluate", len(missing)) if missing else _silent() as advance:
@@ -390,10 +409,13 @@ def evaluate_source(
                 rows = judge(
                     sampler, pool.verify, part, samples=config.eval.samples,
                     temperature=config.eval.temperature, greedy=True, counted=counted,
+                    reading=_reading(config, counted),
                 )  # fmt: skip
-                journal.add(dict(zip((p.id for p in part), rows, strict=True)))
+                judged = dict(zip((p.id for p in part), rows, strict=True))
+                journal.add({k: row for k, row in judged.items() if "missing" not in row})
+                unkept |= {k: row for k, row in judged.items() if "missing" in row}
                 advance(len(part))
-    rows = [journal.rows[p.id] for p in prompts]
+    rows = [journal.rows.get(p.id) or unkept[p.id] for p in prompts]
     found = measures(rows, best_of, cot)
     result = summary(rows) | {k: float(v.mean()) for k, v in found.items()}
     result["intervals"] = {k: statistics.bootstrap(v) for k, v in found.items()}
@@ -406,6 +428,16 @@ def evaluate_source(
             result["calibration"] = _calibration(rows, spec["name"])
     result |= {"model": source, "best_of": best_of, "cot": cot, "key": key}
     return result | {"per_prompt": dict(zip((p.id for p in prompts), rows, strict=True))}
+
+
+def _reading(config: tp.Any, counted: collections.abc.Collection[str]) -> dict[str, str]:
+    """Where the answers of completions stand: where the first verifier that counts looks."""
+    for spec in config.verifiers:
+        defaults = config_lib.find("verifiers", spec["fn"]).__kwdefaults__ or {}
+        extract = spec.get("extract", defaults.get("extract"))
+        if spec["name"] in counted and extract in ("boxed", "tag", "whole", "last"):
+            return {"extract": extract, "tag": spec.get("tag", "answer")}
+    return {}
 
 
 @contextlib.contextmanager
@@ -491,7 +523,7 @@ def compare(new: dict[str, tp.Any], base: dict[str, tp.Any]) -> dict[str, tp.Any
       model's support if at least one of its n samples is correct, so it depends on n;
       gained, lost (ids), kept, never (numbers), retained (kept / (kept + lost); None: the
       base solves none).
-    Raises: ValueError where no prompt is shared.
+    Raises: ValueError where no prompt is shared, or one id stands for two prompts.
     """
     a, b = new["per_prompt"], base["per_prompt"]
     shared = [name for name in a if name in b]
@@ -501,6 +533,13 @@ def compare(new: dict[str, tp.Any], base: dict[str, tp.Any]) -> dict[str, tp.Any
             "results on the same task"
         )
     first, second = [a[name] for name in shared], [b[name] for name in shared]
+    for name, x, y in zip(shared, first, second, strict=True):
+        known = {row["content"] for row in (x, y) if "content" in row}
+        if len(known) > 1:
+            raise ValueError(
+                f"compare: {name!r} is another prompt in one result than in the other (question or "
+                "reference differ); judge both models on the same data"
+            )
     settings = [{k: r.get(k, "") for k in ("best_of", "cot")} for r in (new, base)]
     mine, theirs = measures(first, **settings[0]), measures(second, **settings[1])
     out: dict[str, tp.Any] = {
@@ -547,6 +586,11 @@ def table(result: dict[str, tp.Any]) -> str:
     for name in ("length", "truncated"):
         if name in result:
             lines.append(f"{name:>12}  {result[name]:.4f}")
+    if "missing" in result:
+        lines.append(
+            f"{'missing':>12}  {result['missing']:.4f}  of the completions have no verdict and "
+            "count as wrong; the same command judges their prompts again"
+        )
     if rows := result.get("calibration", {}).get("rows"):
         c = result["calibration"]
         lines.append(f"{'ece':>12}  {c['ece']:.4f}")

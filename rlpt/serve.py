@@ -396,7 +396,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not self._allowed():
             return None
         if self.path != "/v1/chat/completions":
-            return self._fail(404, f"{self.path[:80]}: expected /v1/chat/completions")
+            return self._fail(404, f"{self.path[:80]}: expected /v1/chat/completions", close=True)
         try:
             length = int(self.headers.get("Content-Length", ""))
         except ValueError:

@@ -74,17 +74,22 @@ def majority_at_k(
     for hit, answer in zip(hits, answers, strict=True):
         votes[answer].append(hit)
     silent = len(votes.pop(None, []))
+
+    def share(size: int, drawn: int) -> float:
+        """comb(size, drawn), which may be beyond a float, times what cancels: a chance."""
+        return math.comb(size, drawn) * k**drawn * (n - k) ** (size - drawn) / n**size
+
     total = 0.0
     for most in range(1, k + 1):  # votes of the winner
-        # By (samples drawn, winners): the number of subsets, and the sum of their winners' worth.
+        # By (samples drawn, winners): the share of subsets, and the sum of their winners' worth.
         ways = np.zeros((k + 1, k // most + 2))
         worth = np.zeros_like(ways)
         for drawn in range(min(silent, k) + 1):
-            ways[drawn, 0] = math.comb(silent, drawn)
+            ways[drawn, 0] = share(silent, drawn)
         for own in votes.values():
             new_ways, new_worth = np.zeros_like(ways), np.zeros_like(ways)
             for a in range(min(len(own), most) + 1):
-                choices, wins = math.comb(len(own), a), int(a == most)
+                choices, wins = share(len(own), a), int(a == most)
                 rows, columns = k + 1 - a, ways.shape[1] - wins
                 old_ways, old_worth = ways[:rows, :columns], worth[:rows, :columns]
                 new_ways[a:, wins:] += choices * old_ways
@@ -92,7 +97,7 @@ def majority_at_k(
             ways, worth = new_ways, new_worth
         winners = np.arange(1, ways.shape[1])
         total += float((worth[k, 1:] / winners).sum())
-    return total / math.comb(n, k)
+    return total / share(n, k)
 
 
 def best_of_k(

@@ -55,6 +55,8 @@ def supervise(
     try:
         for start in range(restarts + 1):
             running[:] = _start(command, processes)
+            for number in tuple(signals):  # that came while they were started
+                forward(number, None)
             status = _watch(running, grace)
             if status == 0 or status in _FINAL or signals:
                 return status

@@ -305,7 +305,7 @@ class Tools:
         names = (
             "prompt_tokens", "prompt_mask", "completion_tokens", "completion_mask", "temperature",
         )  # fmt: skip
-        p, shards = table["row_mask"].shape[0], sharding.shards(self.mesh)
+        p, shards = len(table["completion_tokens"]), sharding.shards(self.mesh)
         at = np.arange(-(-p // shards) * shards) % p  # as many on every device
         columns = sharding.place_batch({k: np.asarray(table[k])[at] for k in names}, self.mesh)
         out = scoring.score(

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rlpt import distributed, supervise
+from rlpt import cli, distributed, supervise
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """
@@ -186,6 +187,29 @@ def test_which_environments_are_of_several_processes(env, several, monkeypatch):
 def test_alone_nothing_is_shared():
     assert distributed.join(list(distributed.part([1, 2]))) == [1, 2]
     assert distributed.agree(15) == 15 and distributed.primary()
+
+
+def test_a_lost_peer_is_seen_behind_another_error(monkeypatch, capsys):
+    left = []
+    monkeypatch.setattr(distributed.jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.os, "_exit", left.append)
+    lost = RuntimeError("UNAVAILABLE: connection reset")
+    for cause in (lost, None):
+        error = ValueError("saving step 3 failed")
+        error.__cause__ = cause
+        distributed.leave(1, error)
+    assert left == [distributed.PEER_LOST, 1]
+    assert "another process of this run is gone" in capsys.readouterr().err
+
+
+def test_errors_of_the_runtime_may_be_started_again(monkeypatch):
+    def crash(argv):
+        raise jax.errors.JaxRuntimeError("INTERNAL: the driver is gone")
+
+    monkeypatch.setitem(cli.COMMANDS, "train", crash)
+    with pytest.raises(SystemExit) as e:
+        cli.main(["train"])
+    assert e.value.code == 70 and e.value.code not in supervise._FINAL
 
 
 def test_supervise_ends_with_an_error_that_comes_back(capfd):

@@ -57,6 +57,14 @@ def rows_of_completions():
         yield rng.integers(0, 2, n).astype(bool).tolist(), answers, scores
 
 
+def test_majority_of_thousands_of_samples():
+    """The number of subsets is beyond a float."""
+    hits, answers = [True] * 1500 + [False] * 600, ["a"] * 1500 + ["b"] * 600
+    assert statistics.majority_at_k(hits, answers, 3) == pytest.approx(
+        1 - sum(math.comb(600, j) * math.comb(1500, 3 - j) for j in (2, 3)) / math.comb(2100, 3)
+    )
+
+
 def test_majority_is_the_mean_over_all_subsets():
     for hits, answers, _ in rows_of_completions():
         n = len(hits)
@@ -158,6 +166,13 @@ def test_students_interval():
         (r"\boxed{ x + y }", "x+y"),
         ("no idea", None),
         (r"\boxed{}", None),
+        (r"\boxed{\frac{1}{2}}", "1/2"),
+        (r"\boxed{\dfrac{1}{2}}", "1/2"),
+        (r"\boxed{1/2}", "1/2"),
+        (r"\boxed{$12$}", "12"),
+        (r"\boxed{x = 12}", "12"),
+        (r"\boxed{50\%}", "50"),
+        (r"\boxed{\text{red}}", "red"),
     ],
 )
 def test_canonical_answers(text, answer):
@@ -300,6 +315,29 @@ def test_what_is_known_is_not_computed_again(whole, calls, tmp_path, capsys):
     assert len(keys) == len(list(tmp_path.iterdir())) == 3
 
 
+def flaky(trajectory, prompt, *, down):
+    """Right, or no verdict while there is a file of that name."""
+    if pathlib.Path(down).exists():
+        return Verdict(None, "crash", "down")
+    return judged(True)
+
+
+def test_an_outage_is_said_and_not_remembered(tmp_path, capsys):
+    down = tmp_path / "down"
+    spec = dict(fn="tests.test_evaluate:flaky", name="v", down=str(down))
+    config = small(verifiers=(spec,))
+    down.touch()
+    first = evaluate.evaluate_source(config, "toy", cache=tmp_path / "cache")
+    assert first["pass@1"] == 0 and first["missing"] == 1.0
+    assert "1.0000  of the completions have no verdict" in evaluate.table(first)
+    down.unlink()
+    again = evaluate.evaluate_source(config, "toy", cache=tmp_path / "cache")
+    assert again["pass@1"] == 1 and "missing" not in again
+    assert "0 of 6 prompts" not in capsys.readouterr().out
+    with_model = evaluate.summary(list(first["per_prompt"].values()))
+    assert with_model["missing"] == 1.0, "the trainer's evaluation says it too"
+
+
 def longer_is_better(trajectory, prompt):
     return Verdict(min(len(trajectory.text) / 10, 1.0), "incorrect")
 
@@ -384,6 +422,11 @@ def test_compare_by_hand():
 def test_compare_refuses_and_leaves_out():
     with pytest.raises(ValueError, match="none of the 2 and 2 prompts is in both"):
         evaluate.compare(made([1, 2]), made([1, 2], start=10))
+    new, old = made([1, 2]), made([1, 2])
+    for result, content in ((new, "a"), (old, "b")):
+        next(iter(result["per_prompt"].values()))["content"] = content
+    with pytest.raises(ValueError, match="is another prompt in one result than in the other"):
+        evaluate.compare(new, old)
     fewer = evaluate.compare(made([1, 2]), made([1, 1], samples=2))
     assert "support" not in fewer, "supports from 4 and from 2 samples"
     assert "pass@2" in fewer["measures"] and "pass@4" not in fewer["measures"]

@@ -120,6 +120,16 @@ def test_retry_after_is_kept(server):
     assert len(_asked(server, before)) == 1, "a server that wants no requests got more"
 
 
+def test_a_later_refusal_does_not_shorten_the_wait():
+    limits = judge._client_settings(judge.judge.__kwdefaults__ | {"base_url": "http://x/v1"})
+    limits = {k: v for k, v in limits.items() if k not in ("base_url", "api_key_env")}
+    client = _judge_client.Client("http://x/v1", "", **limits)
+    for headers in ({"Retry-After": "30"}, {}):
+        with pytest.raises(_judge_client.Failure):
+            client._read(503, headers, b"")
+    assert client._resume - time.monotonic() > 25
+
+
 @pytest.mark.parametrize(
     "value, low, high",
     [

@@ -268,6 +268,32 @@ def test_pairs(words):
     assert [v.score for v in again] == [v.score for v in many], "the order is the texts'"
 
 
+def test_a_pair_that_is_too_long_is_no_coin_toss(words):
+    long, longer = "x" * 4000, "y" * 4001
+    verdicts = compare([(long, "short"), ("short", long), (long, longer), ("a" * 3900, "b" * 3900)])
+    assert [v.outcome for v in verdicts[:3]] == ["incorrect", "correct", "invalid"]
+    assert [v.score for v in verdicts[:3]] == [0.0, 1.0, None], "padding does not win"
+    assert "4000 against 4001 characters, expected at most 39" in verdicts[2].detail
+    assert len(words.asked) == 1 and verdicts[3].score is not None
+    (tight,) = compare([("abcdefgh" * 20, "b")], options=dict(max_chars=300))
+    assert tight.score == 0.0
+
+
+def test_what_the_judge_does_not_read_is_no_virtue(words):
+    """Padding and a missing span count against criteria of weight below 0, as against others."""
+    program = {"fn": "number.number"}
+    given = [
+        {"text": "right", "program": program},
+        {"text": 'says "x"', "weight": -1, "veto": True},
+    ]
+    padded = "x" * 8001 + " 4"
+    for text, options in ((padded, {}), ("x 4", dict(extract="boxed"))):
+        (verdict,) = explicit([text], given, answer="4", options=options)
+        assert verdict.score == 0.0 and verdict.detail == "1+ 2+", text[:9]
+    (read,) = explicit(["4"], given, answer="4")
+    assert read.score == 1.0
+
+
 def test_pairs_without_an_opponent(words):
     verdicts = compare([("ok!", None), ("4", None), ("4", None)], answers=["4", "4", None])
     assert [v.score for v in verdicts[:2]] == [pytest.approx(0.85, abs=0.06), 0.5]

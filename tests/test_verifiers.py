@@ -131,6 +131,10 @@ def rogue(tmp_path, monkeypatch):
         ("1.2.3", None),
         ("12/05/2020", None),
         ("1e5", None),
+        ("7 apples; 1.5e3 in all", None),  # not 7: the last number cannot be read
+        ("roughly 35; no: 12,5", None),
+        ("5 (see 1.2.3)", None),
+        ("it is 5, for H2O", 5),
         ("9" * 65, None),
         ("\u0663", None),  # an Arabic digit
     ],
@@ -713,6 +717,20 @@ def test_gym_scores():
             if task != "time_intervals":  # which reads the number before "days"
                 hedge = f"{prompt.answer} or not"
                 assert judge(hedge, prompt, extract="whole").outcome != "correct", task
+            loose = ("decimal_arithmetic", "time_intervals")  # whose scorers say what they accept
+            gold = str(prompt.answer)
+            for part in {gold[:1], gold[: len(gold) // 2], gold[:-1], f"{gold}x", f"{gold} or 7"}:
+                if part != gold and task not in loose:
+                    verdict = judge(part, prompt, extract="whole")
+                    assert verdict.outcome != "correct", (task, part, gold)
+    nine = tasks_base.Prompt("n", tasks_base.chat("?"), "gnihtemos", {
+        "reasoning_gym": {"task": "spell_backward", "config": {}, "entry": {"answer": "gnihtemos"}}
+    })  # fmt: skip
+    assert judge("gnihtemos!", nine, extract="whole", raw=True).score == 0.8, (
+        "9 times 1/9 is above 1"
+    )
+    with pytest.raises(tasks_base.TaskError, match="got task 'coin_flip'"):
+        gym_tasks.dataset("train", task="coin_flip")
     prompt = gym_tasks.dataset("train", task="gcd", size=1)[0]
     hedge = f"{prompt.answer} or more"
     shaped = judge(hedge, prompt, extract="whole", raw=True)

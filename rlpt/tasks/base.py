@@ -49,6 +49,11 @@ def stable_id(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "surrogatepass")) & 0x7FFFFFFF
 
 
+def content_id(prompt: Prompt) -> str:
+    """A hash of what a prompt asks and of its reference: that of its id says nothing of them."""
+    return f"{hash_int(repr(prompt.messages), repr(prompt.answer)):016x}"
+
+
 def hash_int(*parts: tp.Any, bits: int = 64) -> int:
     """An integer in [0, 2**bits) from the text of `parts`, the same everywhere (blake2b).
 

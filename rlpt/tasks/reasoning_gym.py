@@ -18,9 +18,10 @@ from rlpt.tasks import base
 SYSTEM = "Give the final answer between <answer> and </answer>."
 
 # Checked by hand: short questions and answers, generation in a few milliseconds and the same
-# each time, and a scorer that compares text or numbers without running the answer as code.
+# each time, and a scorer that compares text or numbers without running the answer as code.  Not
+# coin_flip, whose scorer gives 1 to any beginning of the right number, such as "0".
 TASKS = (
-    "base_conversion", "basic_arithmetic", "bf", "calendar_arithmetic", "chain_sum", "coin_flip",
+    "base_conversion", "basic_arithmetic", "bf", "calendar_arithmetic", "chain_sum",
     "complex_arithmetic", "count_bits", "count_primes", "decimal_arithmetic",
     "family_relationships", "gcd", "lcm", "leg_counting", "letter_counting", "number_sequence",
     "products", "simple_equations", "simple_geometry", "spell_backward", "syllogism",

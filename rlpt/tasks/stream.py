@@ -64,6 +64,10 @@ class Stream:
             source.name: f"{base.hash_int(*(prompt.id for prompt in source.prompts)):016x}"
             for source in self.sources
         }
+        self._texts = {
+            source.name: f"{base.hash_int(*map(base.content_id, source.prompts)):016x}"
+            for source in self.sources
+        }
         self._draws = 0
         self._taken = [0] * len(self.sources)
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # source -> (epoch, order)
@@ -82,6 +86,7 @@ class Stream:
                     "epoch": taken // len(source.prompts),
                     "position": taken % len(source.prompts),
                     "ids": self._ids[source.name],
+                    "texts": self._texts[source.name],
                 }
                 for source, taken in zip(self.sources, self._taken, strict=True)
             },
@@ -97,8 +102,9 @@ class Stream:
             ("seed", state["seed"], mine["seed"]),
             ("sources", sorted(state["sources"]), sorted(mine["sources"])),
             *(
-                (f"prompts of {name!r}", s["ids"], mine["sources"].get(name, {}).get("ids"))
+                (f"prompts of {name!r}", s[key], mine["sources"].get(name, {}).get(key))
                 for name, s in state["sources"].items()
+                for key in ("ids", "texts")
             ),
         ):
             if got != expected:

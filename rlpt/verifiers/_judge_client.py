@@ -249,7 +249,7 @@ class Client:
         if status != 200:
             if status in (429, 503):
                 asked = retries.retry_after(headers.get("Retry-After", ""))
-                self._resume = time.monotonic() + asked
+                self._resume = max(self._resume, time.monotonic() + asked)
             retry = retries.may_pass(status)
             said = self.redacted(data.decode("utf-8", "replace"))
             raise Failure(

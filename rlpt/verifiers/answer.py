@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from rlpt.tasks import base as tasks_base
 from rlpt.verifiers import base, number
+from rlpt.verifiers import math as math_lib
 
 IDS = 2**24  # what float32 holds exactly
+_NAMED = re.compile(r"[a-zA-Z]\s*=\s*")  # x = 12
 
 
 @base.traits(pure=True, high=IDS - 1)
@@ -39,7 +42,8 @@ def answer(
 def canonical(text: str, extract: str = "any", tag: str = "answer") -> str | None:
     r"""The answer of a completion in one form; None: none.
 
-    Numbers are exact fractions (12, 12.0 and 24/2 are the same), other text is without blanks.
+    Numbers are exact fractions: 12, 12.0, 24/2, $12$, x = 12 and \frac{24}{2} are the same.  Other
+    text is as `math.clean` leaves it, without blanks.
 
     Args:
       extract: "boxed": what stands in the last \boxed{}; "tag": in the last <answer></answer>;
@@ -53,7 +57,11 @@ def canonical(text: str, extract: str = "any", tag: str = "answer") -> str | Non
         span = None if extract == "last" else base.extract(text, extract, tag)
     if span is None and extract not in ("any", "last"):
         return None
-    value = number.last_number(text) if span is None else number.to_fraction(span)
-    if value is not None:
-        return str(value)
-    return "".join(span.split()) or None if span else None
+    if span is None:
+        value = number.last_number(text)
+        return None if value is None else str(value)
+    span = math_lib.clean(span)
+    bare = span[match.end() :] if (match := _NAMED.match(span)) else span
+    value = number.to_fraction(bare)
+    value = math_lib.rational(bare) if value is None else value
+    return "".join(span.split()) or None if value is None else str(value)

@@ -60,6 +60,8 @@ def reasoning_gym(
         score = float(score_answer(span, entry))
     except Exception as e:  # on text that is not of the task's form
         return base.unparsable(f"the scorer raised {type(e).__name__}: {e}")
+    if score > 1.0:  # letters in common that add up, by rounding: not the right answer
+        score = 0.8  # as spell_backward means it
     verdict = base.judged(score >= threshold, f"raw score {score:.4g}")
     return base.Verdict(score, verdict.outcome, verdict.detail) if raw else verdict
 

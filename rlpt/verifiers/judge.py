@@ -177,10 +177,10 @@ def judge(
     rows: dict[str, list[int]] = {}
     bodies: list[dict[str, tp.Any]] = []
     for i, (trajectory, prompt) in enumerate(zip(trajectories, prompts, strict=True)):
-        answer = base.extract(trajectory.text, extract, tag)
-        if answer is None or (why := _not_worth_asking(answer, prompt, max_chars)):
-            verdicts[i] = base.judged(False, f"no answer ({extract})" if answer is None else why)
+        if why := not_worth_asking(trajectory, prompt, extract, tag, max_chars):
+            verdicts[i] = base.judged(False, why)
             continue
+        answer = base.extract(trajectory.text, extract, tag) or ""
         try:
             parts = _parts(answer, prompt, settings)
         except ValueError as e:
@@ -386,8 +386,13 @@ def _wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
 # ---- what the judge reads
 
 
-def _not_worth_asking(answer: str, prompt: tasks_base.Prompt, max_chars: int) -> str:
-    """Why an answer is incorrect without asking; "": ask."""
+def not_worth_asking(
+    trajectory: base.Trajectory, prompt: tasks_base.Prompt, extract: str, tag: str, max_chars: int
+) -> str:
+    """Why a completion is incorrect without asking; "": ask."""
+    answer = base.extract(trajectory.text, extract, tag)
+    if answer is None:
+        return f"no answer ({extract})"
     if len(answer) > max_chars:
         return f"an answer of {len(answer)} characters, expected at most {max_chars}"
     said = any(map(str.isalnum, answer))

@@ -34,7 +34,7 @@ def _prepare(**_: tp.Any) -> None:
 
 def _gold(prompt: tasks_base.Prompt, **_: tp.Any) -> None:
     span = _reference(prompt.answer)
-    if not _is_word(span) and _rational(span) is None and _undefined(_parse(span)):
+    if not _is_word(span) and rational(span) is None and _undefined(_parse(span)):
         raise ValueError(f"answer: Math-Verify cannot read {span!r:.80}")
 
 
@@ -67,13 +67,13 @@ def math(
         return base.unparsable(f"no complete {extract} answer")
     if len(span) > MAX_LENGTH:
         return base.unparsable(f"an answer of {len(span)} characters, at most {MAX_LENGTH}")
-    span = _clean(span)
+    span = clean(span)
     detail = f"got {span!r:.80}, expected {reference!r:.80}"
     if span == reference:
         return base.judged(True, detail)
     if _is_word(reference):
         return base.judged(span.casefold() == reference.casefold(), detail)
-    ours, theirs = _rational(span), _rational(reference)
+    ours, theirs = rational(span), rational(reference)
     if ours is not None and theirs is not None:
         return base.judged(ours == theirs, detail)
     if refusal := _refusal(span):
@@ -90,7 +90,7 @@ def _reference(answer: tp.Any) -> str:
         raise ValueError(f"answer: got {answer!r:.80}, expected a string or a number")
     text = str(answer)
     boxed = base.last_boxed(text)
-    span = _clean(text if boxed is None else boxed)
+    span = clean(text if boxed is None else boxed)
     if not span or span.casefold() == "nan":
         raise ValueError(f"answer: got {answer!r:.80}, which has no value")
     if len(span) > MAX_LENGTH:
@@ -106,7 +106,7 @@ _WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)
 _MATH_MODE = re.compile(r"(?s)\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]")
 
 
-def _clean(span: str) -> str:
+def clean(span: str) -> str:
     """Without what has no meaning: outer delimiters, spacing, a final stop, degrees, percent."""
     span = span.strip()
     if match := _MATH_MODE.fullmatch(span):
@@ -128,7 +128,7 @@ _FRACTION = re.compile(
 )
 
 
-def _rational(span: str) -> fractions.Fraction | None:
+def rational(span: str) -> fractions.Fraction | None:
     r"""The exact value of 12, -0.5, 1,234, 3/4 or \frac{3}{4}; None for anything else."""
     if match := _FRACTION.fullmatch(span):
         top, bottom = (int(match[a] or match[a + 2]) for a in (2, 3))

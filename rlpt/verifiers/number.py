@@ -22,6 +22,9 @@ _NUMBER = re.compile(
 )
 
 
+_MORE = re.compile(r"(?<![\w.,/])[0-9]", re.ASCII)  # a number that cannot be read begins here
+
+
 def to_fraction(text: str) -> fractions.Fraction | None:
     """The exact value of 12, -5, 1,234, 0.5, 3/4 or $12, alone in a text; None otherwise."""
     match = _NUMBER.fullmatch(text.strip().rstrip("%").removesuffix("."))
@@ -29,11 +32,17 @@ def to_fraction(text: str) -> fractions.Fraction | None:
 
 
 def last_number(text: str) -> fractions.Fraction | None:
-    """The exact value of the last number in a text; None: no number that can be read."""
+    """The exact value of the last number in a text; None: there is none, or it cannot be read.
+
+    "35; no: 12,5" and "7 apples, 1.5e3 in all" end in numbers that cannot be read: the ones before
+    are not what the text ends with.
+    """
     match = None
     for match in _NUMBER.finditer(text):  # noqa: B007
         pass
-    return _value(match) if match else None
+    if match is None or _MORE.search(text, match.end()):
+        return None
+    return _value(match)
 
 
 def _value(match: re.Match[str]) -> fractions.Fraction | None:

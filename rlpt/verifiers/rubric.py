@@ -196,6 +196,8 @@ def explicit(
       weights: of categories; None: WEIGHTS.
       cap: the most that an answer gets that does not meet a veto.
       floor: the least score; below 0 only with weights below 0, and then with range=(floor, 1).
+        A completion that the judge does not get to read (too long, no span) meets no criterion,
+        and of weight below 0 every one.
       tolerate: share of the criteria that may lack a verdict; they count against the completion,
         as not met or, of weight below 0, as met.  With more, or for a veto, the row has no verdict
         but the outcome of the first that failed.
@@ -222,8 +224,10 @@ def explicit(
     if rows:
         settings = _judge_settings(base_url, model, api_key_env, options)
         settings |= dict(criteria=MEETS, rubric=_KEY, form="boolean")
-        for (i, j), found in zip(asked, judge_lib.judge(rows, questions, **settings), strict=True):
-            verdicts[i][j] = found
+        found = judge_lib.judge(rows, questions, **settings)
+        for (i, j), row, question, verdict in zip(asked, rows, questions, found, strict=True):
+            unread = rubrics[i][j].weight < 0 and _unread(row, question, settings)
+            verdicts[i][j] = base.judged(True, unread) if unread else verdict
     return [
         _scored(tp.cast(list[base.Verdict], found), own, cap, floor, tolerate, threshold)
         for found, own in zip(verdicts, rubrics, strict=True)
@@ -293,7 +297,9 @@ def pairwise(
       criteria: what to compare them by, in words.
       both: ask in both orders and take the mean; False: in one, which a hash of the texts decides.
       reference: the judge also reads the prompt's reference answer.
-    Returns: scores in [0, 1], 0.5 for equals, which need no judge; "correct" above 0.5.
+    Returns: scores in [0, 1], 0.5 for equals, which need no judge; "correct" above 0.5.  Of a pair
+      that does not fit max_chars, half for each, the one that is too long loses; where both are,
+      there is no verdict ("invalid").
 
     Reference: Jia et al., "Writing-Zero", arXiv:2506.00103.  Differs from it in: one score for the
     pair, not one for each, and a judge that is not trained.
@@ -303,6 +309,9 @@ def pairwise(
     by = f" by these criteria: {criteria}" if criteria else ""
     settings |= dict(criteria=PREFERS.format(by=by), form="score", low=0.0, high=10.0)
     settings |= dict(extract="whole")
+    most = (
+        settings.get("max_chars", _default("max_chars")) - len(_pair("", "", True, "0" * 24))
+    ) // 2
     verdicts: list[base.Verdict | None] = [None] * len(prompts)
     asked: list[tuple[int, bool]] = []
     rows, questions = [], []
@@ -316,6 +325,13 @@ def pairwise(
         theirs = str(prompt.answer) if other is None else base.extract(other, how, tag) or ""
         if mine.strip() == theirs.strip():
             verdicts[i] = base.Verdict(0.5, "incorrect", "equal texts")
+            continue
+        over = [len(text) > most for text in (mine, theirs)]
+        if any(over):
+            why = f"{len(mine)} against {len(theirs)} characters, expected at most {most} each"
+            verdicts[i] = base.judged(over[1], why)
+            if all(over):
+                verdicts[i] = base.Verdict(None, "invalid", why)
             continue
         number = hashlib.sha256(f"{mine}\0{theirs}".encode("utf-8", "surrogatepass")).hexdigest()
         orders = (True, False) if both else (int(number[-1], 16) % 2 == 0,)
@@ -402,6 +418,18 @@ def _run(item: Item, trajectory: base.Trajectory, prompt: tasks_base.Prompt) -> 
     verdict = fn(trajectory, prompt, **settings)
     unread = verdict.outcome == "unparsable"
     return base.judged(item.weight < 0, verdict.detail) if unread else verdict
+
+
+def _default(name: str) -> tp.Any:
+    return (judge_lib.judge.__kwdefaults__ or {})[name]
+
+
+def _unread(
+    trajectory: base.Trajectory, prompt: tasks_base.Prompt, settings: dict[str, tp.Any]
+) -> str:
+    """Why the judge was not asked; "": it was."""
+    how, tag, most = (settings.get(k, _default(k)) for k in ("extract", "tag", "max_chars"))
+    return judge_lib.not_worth_asking(trajectory, prompt, how, tag, most)
 
 
 def _asking(prompt: tasks_base.Prompt, criteria: str, reference: bool) -> tasks_base.Prompt:
