@@ -113,7 +113,9 @@ def gather_groups(table: Table, num_groups: int, blocks: int) -> tuple[Table, tp
         behind its first `blocks`, are left out like empty ones (group -1).
     Returns: the gathered table and slot [P] int32, where each block went.  Row columns
       [P,G,...] become [num_groups, blocks*G, ...], with row_mask False where a group has
-      fewer blocks; block columns ([P], prompt_*) are those of the group's first block.
+      fewer blocks; block columns ([P], prompt_*) are those of the group's first block.  One more:
+      context_id [num_groups, blocks*G] int32, 0 for rows under the prompt of the first block,
+      another number for those of a block under another one, such as a hint.
     """
     import jax.numpy as jnp
 
@@ -124,6 +126,13 @@ def gather_groups(table: Table, num_groups: int, blocks: int) -> tuple[Table, tp
     fits = (group >= 0) & (group < num_groups) & (rank < blocks)
     slot = jnp.where(fits, group * blocks + rank, num_groups * blocks)  # the last: nowhere
     out: Table = {}
+    if "prompt_tokens" in table:
+        first = jnp.argmax(group[:, None] == group[None, :], axis=1)
+        own = jnp.ones(p, bool)
+        for name in ("prompt_tokens", "prompt_mask"):
+            own &= jnp.all(table[name] == table[name][first], axis=1)
+        context = jnp.where(own, 0, rank).astype(jnp.int32)
+        table = {**table, "context_id": jnp.broadcast_to(context[:, None], (p, g))}
     for name, column in table.items():
         tail = column.shape[1:]
         placed = jnp.zeros((num_groups * blocks + 1, *tail), column.dtype).at[slot].set(column)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import typing as tp
 
@@ -44,6 +45,9 @@ def batch_metrics(batch: batches.Batch, table: Table) -> dict[str, float]:
         "rollout/truncated": float(table["truncated"][rows].mean()) if rows.any() else 0.0,
         "advantage/abs_max": float(np.abs(table["advantages"]).max()),
     }
+    odd = rows & ~np.isfinite(table["advantages"]).all(-1)
+    if odd.any():
+        out["advantage/not_finite"] = float(odd.sum())
     if "clean_rewards" in table:  # before noise was injected
         out["reward/clean"] = float(np.where(rows, table["clean_rewards"], 0.0).sum() / count)
     for key, value in table.items():
@@ -82,14 +86,16 @@ def pass_rates(batch: batches.Batch, counted: tp.Collection[str] | None = None) 
 def rollout_rows(batch: batches.Batch, table: Table) -> list[dict[str, tp.Any]]:
     """One record a live or masked row, for rollouts.jsonl: that of the tools, and what it is worth.
 
-    table: the batch's columns after credit.
+    table: the batch's columns after credit.  Advantages and rewards that are not finite are null.
     """
+    finite = lambda x: x if math.isfinite(x) else None  # noqa: E731
     rows = batches.to_rows(batches.Batch(table, batch.text))
     for row in rows:
         i, j = row["block"], row["sample"]
         verdicts = batch.text.verdicts[i][j]
-        row["advantages"] = table["advantages"][i, j, : len(row["tokens"])].tolist()
-        row["reward"] = float(table["rewards"][i, j])
+        own = table["advantages"][i, j, : len(row["tokens"])]
+        row["advantages"] = [finite(x) for x in own.tolist()]
+        row["reward"] = finite(float(table["rewards"][i, j]))
         row["details"] = {k: v.detail for k, v in verdicts.items() if v.detail}
     return rows
 

@@ -37,6 +37,8 @@ def aggregate(scores: collections.abc.Sequence[float], how: str) -> float:
     if how == "last":
         return float(scores[-1])
     values = np.asarray(scores, float)
+    if np.isneginf(values).any():  # a step without a score is the worst, whatever the others
+        return -np.inf
     return float({"min": values.min(), "prod": values.prod(), "mean": values.mean()}[how])
 
 

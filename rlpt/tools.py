@@ -112,6 +112,17 @@ class Tools:
 
         Raises: ValueError for a prefix that leaves no room or contains a stop string.
         """
+        if short := -len(items) % sharding.shards(self.mesh):  # as many blocks on every device
+            if not isinstance(first_sample, int):
+                first_sample = [*first_sample, *[0] * short]
+            if prefixes is not None:
+                prefixes = [*prefixes, *[()] * short]
+            whole = self.generate(
+                [*items, *[None] * short], group=group, step=step, attempt=attempt,
+                first_sample=first_sample, purpose=purpose, temperature=temperature,
+                prefixes=prefixes, max_tokens=max_tokens, until=until,
+            )  # fmt: skip
+            return batches.take_blocks(whole, range(len(items)))
         s = self.sampling
         temperature = s.temperature if temperature is None else temperature
         p, stops, pad = len(items), tuple(s.stop_strings), self.tokenizer.pad_id

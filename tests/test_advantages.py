@@ -307,6 +307,24 @@ def test_dead_rows_are_as_if_absent(name):
     assert (nothing == 0).all(), f"{name}: all masked gives {nothing}"
 
 
+@pytest.mark.parametrize("name", sorted(set(ALL) - {"gdpo"}))
+def test_a_reward_that_is_not_known_is_no_zero(name):
+    """NaN in a live row reaches the loss, whose finite check leaves the step out and says so.
+
+    (GDPO takes a verdict that is NaN for one that was not given.)
+    """
+    got = np.asarray(ALL[name](RANDOM.at[1, 2].set(jnp.nan), EVERY))
+    assert np.isnan(got[1]).any(), f"{name}: {got[1]}"
+
+
+@pytest.mark.parametrize("name", ["psr", "nsr", "w_reinforce"])
+def test_unknown_is_not_wrong(name):
+    out = getattr(group, name)(jnp.array([[1.0, 0.0, jnp.nan]]), jnp.array([[True] * 3]))
+    out = out if isinstance(out, dict) else {"advantages": out, "train_mask": EVERY[:1, :3]}
+    assert np.isnan(out["advantages"][0, 2]) and out["train_mask"][0, 2]
+    assert np.isfinite(out["advantages"][0, :2]).all()
+
+
 @pytest.mark.parametrize("name", sorted(set(ALL) - {"reinforce_pp", "reinforce_pp_baseline"}))
 def test_rows_permute(name):
     order = np.array([3, 0, 5, 1, 4, 2])

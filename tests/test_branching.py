@@ -1,8 +1,10 @@
 """Rollouts that start inside a completion: beginnings, branches, forced endings; solutions."""
 
+import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from rlpt import build, columns
 from rlpt import tools as tools_lib
 from rlpt.advantages import tree
 from rlpt.models.load import load
-from rlpt.rewards import nodes, progress
+from rlpt.rewards import nodes, progress, shaping
 from rlpt.rollouts import branch, cure, experts, mrt, sample
 from rlpt.settings import missing_by_verifier
 from rlpt.tasks.stream import Stream
@@ -425,6 +427,13 @@ def test_critical_tokens_begin_blocks_of_their_own(make, plain):
             assert all(k + len(live(batch, b, c)) <= WIDTH for c in range(3))
             prefixes += k
     assert batch.outcomes["cure/prefix_tokens"] == prefixes > 0
+    behind, cut = table["prefix_length"], table["truncated"]
+    assert behind[:, 0].sum() == prefixes and not behind[[0, 5]].any()
+    whole = behind + table["completion_mask"].sum(-1)
+    assert (whole[cut] == WIDTH).all() and cut[behind > 0].any()
+    budget = dict(max_length=WIDTH, cache=2)
+    cost = shaping.soft_overlong(jnp.zeros((10, 4)), table["completion_mask"], behind, **budget)
+    assert (np.asarray(cost)[cut] == -1).all(), "a branch has no tokens for free"
     close(tools.score(table)["logp"], table["sampler_logp"], atol=2e-5)
 
 
@@ -611,6 +620,16 @@ def test_several_solutions_take_turns(make, tmp_path):
         )
         seen.append(batches["policy"].text.completions[0][2:])
     assert seen == [["0", "1"], ["2", "0"]]
+
+
+def test_no_answer_is_no_solution(make):
+    class Unanswered:
+        def take(self, n):
+            return [(dataclasses.replace(p, answer=None), k) for p, k in stream().take(n)]
+
+    batches, _ = experts.inject(Unanswered(), make(), None, 0, prompts=2, group=4)
+    assert batches["policy"].outcomes["experts/missing"] == 2
+    assert (batches["policy"].table["origin"] == 0).all(), "not the text None"
 
 
 def test_the_reference_answer_is_a_solution(make):

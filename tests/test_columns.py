@@ -113,6 +113,14 @@ def test_blocks_that_do_not_fit_are_left_out():
     assert got["row_mask"].tolist() == [[True] * 4, [False] * 4]
 
 
+def test_rows_of_a_group_say_under_which_prompt_they_are():
+    made = table(group=np.array([0, 0, 1, 1], np.int32))
+    made["prompt_tokens"] = made["prompt_tokens"].copy()
+    made["prompt_tokens"][1] = 9
+    got, _ = columns.gather_groups(made, 2, 2)
+    assert got["context_id"].tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
+
+
 def credited(made, group_blocks, shaping=(), advantage=(dict(fn="group.grpo"),)):
     c = config_lib.default()
     c.verifiers = (dict(fn="number.number", name="number"),)

@@ -49,8 +49,9 @@ MAY_IMPORT = {
         "tasks.triplets",
     },
     "masks": set(),
-    "rewards": {"columns", "masks", "rewards"},
-    "advantages": {"columns", "masks", "advantages"},
+    "channel": set(),
+    "rewards": {"channel", "columns", "masks", "rewards"},
+    "advantages": {"channel", "columns", "masks", "advantages"},
     "losses": {"columns", "masks", "losses"},
     "models": {"columns", "models", "sharding"},  # where its kernels are gathered
     "generate": {"columns", "models", "sharding"},

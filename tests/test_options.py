@@ -59,6 +59,20 @@ def test_prompts_that_ask_for_an_unknown_verifier(tmp_path):
         train(tmp_path, tasks=(dict(fn="arithmetic.sums", verifier="maths"),))
 
 
+def undefined(rewards):
+    return rewards * np.nan
+
+
+def test_a_reward_that_is_nan_is_named(tmp_path):
+    nan = (dict(fn="tests.test_options:undefined"),)
+    with pytest.raises(
+        FloatingPointError, match="rows of the last batch have an advantage that is"
+    ):
+        train(tmp_path, "nan", shaping=nan, optim__max_skipped=2, steps=4)
+    last = steps(tmp_path / "nan")[-1]
+    assert last["policy/skipped"] == 1 and last["advantage/not_finite"] > 0
+
+
 def test_curriculum_passes_over_what_always_succeeds(tmp_path):
     kw = dict(
         steps=12,

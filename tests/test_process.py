@@ -243,6 +243,12 @@ def test_implicit_reward_numbers():
     assert (known[0, 1] == 0).all() and known[0, 0, 0] > 0
 
 
+def test_dense_rewards_add_up():
+    ref, kl = rows([[[-1.0, -2.0, -0.5], [-3.0, -0.1, 0.0]]]), 0.1 * ONES
+    out = rewards.implicit(Q + ref, ref, ONES, kl)["step_rewards"]
+    close(out, np.where(ONES, Q, 0) + kl, what="in any order with kl_in_reward")
+
+
 def test_separation():
     """Sums 0.4 and -0.3, then -0.1 and 0.5 in another group."""
     q = jnp.concatenate([Q, rows([[[-0.1, 0, 0], [0.2, 0.3, 9]]])])

@@ -259,7 +259,7 @@ def test_bounds_of_a_search(make):
     close(by_logp["beam_score"], mean, 1e-5)
     for wrong in (
         dict(expand=3), dict(rounds=0), dict(lookahead=-1), dict(aggregate="sum"),
-        dict(separator=""),
+        dict(separator=""), dict(aggregate="prod", by=""), dict(aggregate="prod", sign=-1.0),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="steps: got group=4"):
             found(tools, **wrong)

@@ -22,13 +22,15 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from rlpt import build, learner, optim, policy, sharding
+from rlpt import build, learner, optim, policy, sharding, tools
 from rlpt import config as config_lib
 from rlpt import metrics as metrics_lib
 from rlpt import train as train_lib
 from rlpt.checkpoint import Checkpointer
 from rlpt.models import lora, transformer
+from rlpt.models.load import load
 from rlpt.plan import hlo, programs
+from rlpt.tasks.base import Prompt, chat
 from tests.numeric import devices
 
 CONFIG = transformer.ModelConfig(
@@ -84,6 +86,24 @@ def eight_rules_cut_what_they_say():
         assert leaf.addressable_shards[0].data.shape == shape, f"{path}: {leaf.sharding}"
     for placed, plain in zip(jax.tree.leaves(params), jax.tree.leaves(data()[0]), strict=True):
         np.testing.assert_array_equal(placed, plain)
+
+
+def eight_tools_take_any_number_of_blocks():
+    loaded, config = load("toy"), config_lib.default()
+    found = []
+    for mesh in (None, sharding.make_mesh(SIZES)):
+        own = tools.Tools(
+            loaded.config, loaded.tokenizer, None, config.sampling, {}, (), jax.random.key(0), mesh
+        )
+        placed = jax.tree.map(jnp.asarray, loaded.params)
+        own.params = placed if mesh is None else sharding.place(placed, mesh)
+        items = [(Prompt(f"p{i}", chat(f"{i}+1")), 0) for i in range(3)]
+        batch = own.generate(items, group=2, step=0, first_sample=[0, 2, 4], prefixes=[[], [5], []])
+        assert len(batch.text.prompts) == len(batch.table["row_mask"]) == 3
+        found.append((batch.table["completion_tokens"], own.score(batch.table)))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    for name, value in found[0][1].items():
+        np.testing.assert_allclose(value, found[1][1][name], atol=1e-4)
 
 
 def eight_an_update_is_the_same_as_on_one_device():

@@ -141,6 +141,22 @@ def test_tempo_equals_the_tree(name, case):
     close(got, reference(*case, **SETTINGS[name]), atol=1e-5, what=f"{name}: {case}")
 
 
+def test_rows_under_other_prompts_share_the_root_only():
+    tokens = jnp.array([[[1, 2], [1, 2], [1, 2], [1, 3]]])
+    mask = jnp.ones(tokens.shape, bool)
+    rewards = jnp.array([[1.0, 0.0, 1.0, 0.0]])
+    plain = dict(scale="none")
+    together = tree.tempo(rewards, tokens, mask, mask, **plain)
+    apart = tree.tempo(rewards, tokens, mask, mask, None, jnp.array([[0, 0, 1, 1]]), **plain)
+    close(together[0, :, 0], [0.5, -0.5, 0.5, -0.5], what="all begin alike")
+    close(together[0, 0, 1], 0.5 + 1 / 6, what="V goes from 1/2 to 2/3, three of four rows")
+    close(apart[0, 2:, 1], [1.0, -1.0], what="alone with their prompt")
+    one = tree.tempo(rewards, tokens, mask, mask, None, jnp.zeros((1, 4), jnp.int32), **plain)
+    close(one, together)
+    depth = lambda *c: float(tree.tree_metrics(tokens, mask, None, *c)["metrics/tree/depth"])
+    assert depth() == 7 / 4 and depth(jnp.array([[0, 0, 1, 1]])) == 6 / 4
+
+
 def random_groups(count, seed=0, g=G, t=T, symbols=2):
     rng = np.random.default_rng(seed)
     for _ in range(count):

@@ -27,11 +27,19 @@ def mean(x: jax.Array, mask: jax.Array, axis: Axis = 1) -> jax.Array:
 
 
 def centre(x: jax.Array, mask: jax.Array, axis: Axis = 1) -> tuple[jax.Array, jax.Array]:
-    """(x - mean over the masked entries, their count); 0 outside the mask, count keeps dims."""
+    """(x - mean over the masked entries, their count); 0 outside the mask, count keeps dims.
+
+    One NaN inside the mask makes all of it NaN, for the finite check of the update to see.
+    """
     count = jnp.sum(mask, axis=axis, keepdims=True)
     low = jnp.min(jnp.where(mask, x, jnp.inf), axis=axis, keepdims=True)
     high = jnp.max(jnp.where(mask, x, -jnp.inf), axis=axis, keepdims=True)
-    return jnp.where(mask & (high > low), x - mean(x, mask, axis), 0.0), count
+    return jnp.where(mask & ~(high <= low), x - mean(x, mask, axis), 0.0), count
+
+
+def known(rewards: jax.Array, value: jax.Array) -> jax.Array:
+    """NaN where the reward is, which a comparison would have read as wrong."""
+    return jnp.where(jnp.isnan(rewards), jnp.nan, value)
 
 
 def std(centred: jax.Array, count: jax.Array, ddof: int, axis: Axis = 1) -> jax.Array:

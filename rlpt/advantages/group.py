@@ -135,7 +135,8 @@ def maxrl(
     if rewards.shape[1] == 1:
         return centred
     mean = _stats.mean(rewards, masks.live(rewards, row_mask))
-    return jnp.where(mean > 0, centred / jnp.where(mean > 0, mean, 1.0), 0.0)
+    scaled = centred / jnp.where(mean > 0, mean, 1.0)
+    return jnp.where(mean <= 0, 0.0, scaled)  # of an unknown mean: NaN, as centred is
 
 
 def gdpo(
@@ -204,8 +205,10 @@ def psr(
     arXiv:2506.01347.
     """
     rows = masks.live(rewards, row_mask)
-    keep = rows & (rewards > threshold) & masks.live(rewards, train_mask)
-    return {"advantages": jnp.where(rows & (rewards > threshold), 1.0, 0.0), "train_mask": keep}
+    right = rows & ~(rewards <= threshold)
+    keep = right & masks.live(rewards, train_mask)
+    value = jnp.where(right, _stats.known(rewards, jnp.float32(1.0)), 0.0)
+    return {"advantages": value, "train_mask": keep}
 
 
 def nsr(
@@ -222,7 +225,8 @@ def nsr(
     rows = masks.live(rewards, row_mask)
     wrong = rows & ~(rewards > threshold)
     keep = wrong & masks.live(rewards, train_mask)
-    return {"advantages": jnp.where(wrong, -1.0, 0.0), "train_mask": keep}
+    value = jnp.where(wrong, _stats.known(rewards, jnp.float32(-1.0)), 0.0)
+    return {"advantages": value, "train_mask": keep}
 
 
 def w_reinforce(
@@ -245,7 +249,8 @@ def w_reinforce(
     """
     chex.assert_rank(rewards, 2)
     rows = masks.live(rewards, row_mask)
-    return jnp.where(rows, jnp.where(rewards > threshold, positive, -1.0), 0.0)
+    signed = jnp.where(rewards > threshold, positive, -1.0)
+    return jnp.where(rows, _stats.known(rewards, signed), 0.0)
 
 
 def canon(
@@ -356,7 +361,7 @@ def rl_plus(rewards: jax.Array, origin: jax.Array, row_mask: jax.Array | None = 
 
 
 def reweight(advantages: jax.Array, row_weight: jax.Array) -> jax.Array:
-    """Advantages times a weight per row, e.g. of `rewards.shaping.pf_ppo_weights`.
+    """Advantages times a weight per row, e.g. of `rewards.selection.pf_ppo_weights`.
 
     Args:
       advantages: [P,G] or [P,G,T] float32.  row_weight: [P,G] float32, >= 0.

@@ -23,7 +23,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rlpt import masks
+from rlpt import channel, masks
 from rlpt.advantages import _stats, _tokens
 
 Rate = jax.Array | float
@@ -35,12 +35,7 @@ def _rates(
     """The columns where given, else the settings; configured constants are checked."""
     fp = fp_rate if fp_rates is None else fp_rates
     fn = fn_rate if fn_rates is None else fn_rates
-    if isinstance(fp, float | int) and isinstance(fn, float | int):
-        if not (fp >= 0 and fn >= 0 and fp + fn < 1):
-            raise ValueError(
-                f"noise rates: got fp_rate={fp}, fn_rate={fn}, expected both >= 0 and a sum "
-                "below 1 (beyond that the verifier says the opposite: swap its verdicts)"
-            )
+    channel.check(fp, fn)
     return fp, fn
 
 

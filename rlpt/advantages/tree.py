@@ -62,13 +62,18 @@ def _common_prefixes(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
 
 
 def _below(
-    completion_tokens: jax.Array, completion_mask: jax.Array, rows: jax.Array, value: jax.Array
+    completion_tokens: jax.Array,
+    completion_mask: jax.Array,
+    rows: jax.Array,
+    value: jax.Array,
+    context_id: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     """How many live rows lie below each prefix of each row, and the sum of their values.
 
     Args:
       completion_tokens, completion_mask: [P,G,T].  rows: [P,G] bool.
       value: [P,G] float32, 0 outside rows.
+      context_id: [P,G] int32; rows under different prompts share the root only.
 
     Returns: count [P,G,T+2] int32 and total [P,G,T+2] float32 at depth 0 (the root) to T, and at
       depth length + 1 (the end symbol).
@@ -77,6 +82,8 @@ def _below(
     tokens = jnp.where(completion_mask, completion_tokens, _END)
     lengths = jnp.sum(completion_mask, axis=-1)
     depth = _common_prefixes(tokens, lengths)
+    if context_id is not None:
+        depth = jnp.where(context_id[:, :, None] == context_id[:, None, :], depth, 0)
     block = jnp.arange(p)[:, None, None]
     row = jnp.arange(g)[None, :, None]
 
@@ -95,6 +102,7 @@ def tempo(
     completion_mask: jax.Array,
     loss_mask: jax.Array,
     row_mask: jax.Array | None = None,
+    context_id: jax.Array | None = None,
     *,
     td_coef: float = 1.0,
     scale: str = "std",
@@ -119,6 +127,8 @@ def tempo(
       completion_mask: [P,G,T] bool, contiguous from the left.
       loss_mask: [P,G,T] bool, a subset of completion_mask.
       row_mask: [P,G] bool; False: not in the tree.
+      context_id: [P,G] int32, where a group has rows under several prompts (`gather_groups`): only
+        rows of one context share a prefix beyond the root.
       td_coef: weight of the change of value; the paper has 1.
       scale: 'std', or 'none': no division.
       ddof: of the std.  eps: added to it.
@@ -142,7 +152,7 @@ def tempo(
         return jnp.where(trained, rewards[..., None], 0.0)
 
     centred, group_size = _stats.centre(rewards, rows)
-    count, total = _below(completion_tokens, completion_mask, rows, centred)
+    count, total = _below(completion_tokens, completion_mask, rows, centred, context_id)
     value = total / jnp.maximum(count, 1)
     parted = (count[..., 1:] < count[..., :-1]) & (count[..., 1:] > 0)
     change = jnp.where(parted, value[..., 1:] - value[..., :-1], 0.0)  # of symbol t, [P,G,T+1]
@@ -158,11 +168,15 @@ def tempo(
 
 
 def tree_metrics(
-    completion_tokens: jax.Array, completion_mask: jax.Array, row_mask: jax.Array | None = None
+    completion_tokens: jax.Array,
+    completion_mask: jax.Array,
+    row_mask: jax.Array | None = None,
+    context_id: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """How much of a tree the completions form.
 
-    Args: completion_tokens, completion_mask: [P,G,T].  row_mask: [P,G] bool.
+    Args:
+      completion_tokens, completion_mask: [P,G,T].  row_mask: [P,G] bool.  context_id: as `tempo`.
 
     Returns: scalars metrics/tree/<name> over the live rows.
       branch_fraction: share of tokens at which other completions part from the row.
@@ -172,7 +186,7 @@ def tree_metrics(
     """
     rows = masks.live(completion_mask[..., 0], row_mask)
     mask = completion_mask & rows[..., None]
-    count, _ = _below(completion_tokens, completion_mask, rows, jnp.zeros(rows.shape))
+    count, _ = _below(completion_tokens, completion_mask, rows, jnp.zeros(rows.shape), context_id)
     at_token, before = count[..., 1:-1], count[..., :-2]
     tokens, live_rows = jnp.sum(mask), jnp.maximum(jnp.sum(rows), 1)
     length = jnp.sum(completion_mask, axis=-1, keepdims=True)

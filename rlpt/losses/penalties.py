@@ -183,6 +183,7 @@ def pacs(
         own_class = jnp.where(correct, positives, count - positives)
         both = (positives > 0) & (positives < count)
         value = value * jnp.where(both, count / (2.0 * jnp.maximum(own_class, 1)), 1.0)
+    value = jnp.where(jnp.isnan(rewards), jnp.nan, value)  # not a wrong row
     return jnp.where(loss_mask & rows[..., None], value[..., None], 0.0)
 
 

@@ -49,7 +49,7 @@ class Abstract:
       config: of the run.  model: the policy's shape.  mesh: of rlpt.sharding, over devices
         that need not be here.
 
-    Raises: ConfigError for what is not planned: learners beside the policy, lanes, int8 weights.
+    Raises: ConfigError for what is not planned: further learners, scorers, lanes, int8 weights.
     """
 
     def __init__(self, config: tp.Any, model: ModelConfig, mesh: Mesh):
@@ -61,6 +61,11 @@ class Abstract:
                 )
         if config.learners:
             raise ConfigError("plan: got config.learners, expected a run that trains one policy")
+        if config.scorers:
+            raise ConfigError(
+                f"plan: got config.scorers={config.scorers!r:.80}, expected (): their programs are "
+                "not planned, nor is what reads their columns"
+            )
         self.config, self.mesh = config, mesh
         self.model = dataclasses.replace(model, attention=config.model.attention)
         self.chain, self.scorers = build.check(config)
@@ -129,7 +134,10 @@ class Abstract:
         own = build.rollout_columns(self.config)
         for name, column in build.abstract_table(self.config).items():
             axes = own[name][0] if name in own else columns_lib.LEGEND.get(name, ("PG",))[0]
-            table[name] = self.array([self.sizes[a] for a in axes], column.dtype)
+            table[name] = self.array(
+                [self.sizes.get(a, n) for a, n in zip(axes, column.shape, strict=True)],
+                column.dtype,
+            )
         like = table["sampler_logp"]
         if "ref_logp" in self.reads:
             table["ref_logp"] = like
@@ -226,7 +234,8 @@ def compile_all(
     finish("credit", lambda: jax.jit(credited).lower(run.batch, key), 1)
     new = jax.eval_shape(credited, run.batch, key)
     table = {k: v for k, v in run.batch.items() if "/" not in k and k != "answer_id"}
-    table["advantages"] = run.array(new["advantages"].shape, jnp.float32)
+    made = {"advantages"} | (run.learner.reads() & set(new))
+    table |= {k: run.array(new[k].shape, new[k].dtype) for k in made}
     table = {
         k: run.array((v.shape[0] // config.learner.minibatches, *v.shape[1:]), v.dtype)
         for k, v in table.items()

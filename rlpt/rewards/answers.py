@@ -24,12 +24,14 @@ def of_completions(
     completion_tokens: jax.Array,
     completion_mask: jax.Array,
     row_mask: jax.Array | None = None,
+    context_id: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """A completion as its own answer: rows of a group agree if their tokens are equal.
 
     Args:
       prompt_id: [P] int32.  completion_tokens: [P,G,T] int32.  completion_mask: [P,G,T] bool.
       row_mask: [P,G] bool.
+      context_id: [P,G] int32, of groups with rows under several prompts: those are not equal.
 
     Returns: answer_id [P,G] int32, the first row of the group with the same tokens;
       answer_key [P,G] int32, a hash of prompt and tokens in [0, 2**24) that is the same in every
@@ -43,6 +45,8 @@ def of_completions(
     same = jax.lax.map(
         lambda row: jnp.all(tokens == row[:, None], axis=-1), tokens.swapaxes(0, 1)
     )  # [G,P,G]: row g equals row j
+    if context_id is not None:
+        same = same & (context_id.T[:, :, None] == context_id[None])
     first = jnp.argmax(same & rows[None], axis=-1).T
     hashed = _draws.hashed(0, prompt_id, completion_tokens, completion_mask)
     key = (hashed * 2**24).astype(jnp.int32)

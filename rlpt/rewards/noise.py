@@ -19,26 +19,12 @@ import typing as tp
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rlpt import masks
+from rlpt import channel, masks
 from rlpt.rewards import _draws
 
 Rate = jax.Array | float
 Rates = float | tp.Sequence[float]
-
-
-def _check(fp_rate: tp.Any, fn_rate: tp.Any) -> None:
-    """Raises ValueError for configured rates that are no channel; traced ones pass."""
-    rates = (fp_rate, fn_rate)
-    if not all(isinstance(r, float | int | tuple | list) for r in rates):
-        return
-    fp, fn = np.broadcast_arrays(*(np.asarray(r, float) for r in rates))
-    if not ((fp >= 0) & (fn >= 0) & (fp + fn < 1)).all():
-        raise ValueError(
-            f"noise rates: got fp_rate={fp_rate}, fn_rate={fn_rate}, expected both >= 0 and a sum "
-            "below 1 (beyond that the verifier says the opposite: swap its verdicts)"
-        )
 
 
 def _of_stratum(rate: tp.Any, strata: jax.Array | None) -> Rate:
@@ -62,7 +48,7 @@ def _flip(
     fp_rate: Rates,
     fn_rate: Rates,
 ) -> dict[str, jax.Array]:
-    _check(fp_rate, fn_rate)
+    channel.check(fp_rate, fn_rate)
     rows = masks.live(rewards, row_mask)
     binary = (rewards == 0) | (rewards == 1)
     traced = any(isinstance(x, jax.core.Tracer) for x in (rewards, rows))
@@ -167,7 +153,7 @@ def known_rates(strata: jax.Array, *, fp_rate: Rates, fn_rate: Rates) -> dict[st
 
     Raises: ValueError for rates that are no channel.
     """
-    _check(fp_rate, fn_rate)
+    channel.check(fp_rate, fn_rate)
     return {
         name: jnp.broadcast_to(jnp.asarray(_of_stratum(rate, strata), jnp.float32), strata.shape)
         for name, rate in (("fp_rates", fp_rate), ("fn_rates", fn_rate))
@@ -196,7 +182,7 @@ def backward(
     Raises: ValueError for configured rates that are no channel.
     """
     chex.assert_rank(rewards, 2)
-    _check(fp_rate, fn_rate)
+    channel.check(fp_rate, fn_rate)
     fp = fp_rate if fp_rates is None else fp_rates
     fn = fn_rate if fn_rates is None else fn_rates
     return (rewards - fp) / jnp.maximum(1.0 - fp - fn, eps_c)
@@ -216,7 +202,7 @@ def forward(
     Raises: as `backward`.
     """
     chex.assert_rank(rewards, 2)
-    _check(0.0, fn_rate)
+    channel.check(0.0, fn_rate)
     return rewards - (1.0 - (fn_rate if fn_rates is None else fn_rates))
 
 

@@ -82,14 +82,19 @@ def progress_bonus(
 
 
 def progress_steps(
-    start_value: jax.Array, episode_value: jax.Array, *, alpha: float = 1.0
+    start_value: jax.Array,
+    episode_value: jax.Array,
+    step_rewards: jax.Array | None = None,
+    *,
+    alpha: float = 1.0,
 ) -> dict[str, jax.Array]:
     """The progress of each episode at its last token, for estimators that read step_rewards.
 
-    Args: as `progress_bonus`.
+    Args: as `progress_bonus`; step_rewards: [P,G,T] float32, of methods before, to which it adds.
 
     Returns: step_rewards [P,G,T] float32, alpha (J_j - J_{j-1}).
 
     Reference: as `progress_bonus`.
     """
-    return {"step_rewards": alpha * progress(start_value, episode_value)}
+    own = alpha * progress(start_value, episode_value)
+    return {"step_rewards": own if step_rewards is None else step_rewards + own}

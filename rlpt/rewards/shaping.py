@@ -34,6 +34,7 @@ def min_shift(rewards: jax.Array, row_mask: jax.Array | None = None) -> jax.Arra
 def soft_overlong(
     rewards: jax.Array,
     completion_mask: jax.Array,
+    prefix_length: jax.Array | None = None,
     *,
     max_length: int,
     cache: int,
@@ -45,6 +46,7 @@ def soft_overlong(
 
     Args:
       rewards: [P,G] float32.  completion_mask: [P,G,T] bool.
+      prefix_length: [P,G] int32, tokens of the completion that stand in the row's context.
       max_length: the budget, tokens.  cache: width of the slope, tokens, in [1, max_length].
       factor: the penalty at and beyond max_length.
 
@@ -56,7 +58,7 @@ def soft_overlong(
     """
     if not 1 <= cache <= max_length:
         raise ValueError(f"soft_overlong: got cache={cache}, expected 1..max_length={max_length}")
-    length = jnp.sum(completion_mask, axis=-1)
+    length = jnp.sum(completion_mask, axis=-1) + (0 if prefix_length is None else prefix_length)
     return rewards + factor * jnp.clip((max_length - cache - length) / cache, -1.0, 0.0)
 
 
@@ -79,6 +81,7 @@ def group_length(
     rewards: jax.Array,
     loss_mask: jax.Array,
     row_mask: jax.Array | None = None,
+    prefix_length: jax.Array | None = None,
     *,
     coef: float = 1.0,
     threshold: float = 0.5,
@@ -90,14 +93,15 @@ def group_length(
 
     Args:
       rewards: [P,G] float32; correct if above `threshold`.  loss_mask: [P,G,T] bool.
-      row_mask: [P,G] bool.  coef: weight.
+      row_mask: [P,G] bool.  prefix_length: as `soft_overlong`.  coef: weight.
 
     Returns: [P,G] float32.
 
     Reference: Kimi Team, "Kimi k1.5", arXiv:2501.12599, sec. 2.3.3.
     """
     rows = masks.live(rewards, row_mask)
-    length = jnp.sum(loss_mask, axis=-1).astype(jnp.float32)
+    length = jnp.sum(loss_mask, axis=-1) + (0 if prefix_length is None else prefix_length)
+    length = length.astype(jnp.float32)
     low, high = _range(length, rows)
     vary = high > low
     bonus = 0.5 - (length - low) / jnp.where(vary, high - low, 1.0)

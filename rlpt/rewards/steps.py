@@ -33,7 +33,12 @@ def value_scores(values: jax.Array, completion_mask: jax.Array) -> dict[str, jax
 
 
 def implicit(
-    model_logp: jax.Array, ref_logp: jax.Array, loss_mask: jax.Array, *, beta: float = 1.0
+    model_logp: jax.Array,
+    ref_logp: jax.Array,
+    loss_mask: jax.Array,
+    step_rewards: jax.Array | None = None,
+    *,
+    beta: float = 1.0,
 ) -> dict[str, jax.Array]:
     """The implicit process reward of each token, beta (log pi_model - log ref).
 
@@ -43,6 +48,7 @@ def implicit(
 
     Args:
       model_logp, ref_logp: [P,G,T] float32.  loss_mask: [P,G,T] bool.
+      step_rewards: [P,G,T] float32, of methods before this one, to which it adds.
       beta: that of the training gives rewards in its units; PRIME leaves it out.
 
     Returns: step_rewards [P,G,T] float32; 0 outside loss_mask.
@@ -51,7 +57,8 @@ def implicit(
     3.1; Cui et al., "PRIME", arXiv:2502.01456.
     """
     chex.assert_equal_shape([model_logp, ref_logp, loss_mask])
-    return {"step_rewards": jnp.where(loss_mask, beta * (model_logp - ref_logp), 0.0)}
+    own = jnp.where(loss_mask, beta * (model_logp - ref_logp), 0.0)
+    return {"step_rewards": own if step_rewards is None else step_rewards + own}
 
 
 def separation(

@@ -118,12 +118,13 @@ def complete(
         or lookahead < 0
         or not separator
         or aggregate not in search.AGGREGATES
+        or (aggregate == "prod" and not (by and sign > 0))
     ):
         raise ValueError(
             f"steps: got group={group}, expand={expand}, rounds={rounds}, lookahead={lookahead}, "
             f"separator={separator!r}, aggregate={aggregate!r}; expected group a multiple of "
             "expand, rounds >= 1, lookahead >= 0, a separator that is not empty, and aggregate one "
-            f"of {', '.join(search.AGGREGATES)}"
+            f"of {', '.join(search.AGGREGATES)} (prod of scores >= 0 only: with by, and sign > 0)"
         )
     expand = min(expand, group)
     size = expand if diverse else group  # beams of one search

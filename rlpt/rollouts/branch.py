@@ -12,6 +12,7 @@ import typing as tp
 import numpy as np
 
 from rlpt.columns import Table
+from rlpt.rollouts import _onward
 
 
 def branching(
@@ -74,7 +75,7 @@ def branching(
         free = table["completion_mask"] & ~used
         free &= np.arange(free.shape[-1]) > at[..., None]
         for i, j in np.ndindex(*at.shape if until else (0, 0)):
-            end = tools.tokens_until(_tokens(table, i, j), until)
+            end = tools.tokens_until(_onward.tokens(table, i, j), until)
             free[i, j, end if end is not None else free.shape[-1] :] = False
         cuts = _choose(np.where(free, score, -np.inf), tree, first + part * children)
         for i, _, j, k in cuts:
@@ -85,7 +86,7 @@ def branching(
             step=step,
             attempt=1 + r,
             first_sample=[row for _, row, *_ in cuts],
-            prefixes=[_tokens(table, i, j)[:k] for i, _, j, k in cuts],
+            prefixes=[_onward.tokens(table, i, j)[:k] for i, _, j, k in cuts],
         )
         for b, (i, row, j, k) in enumerate(cuts):
             for c in range(children):
@@ -141,11 +142,6 @@ def _choose(
                 left[j, k] = -np.inf
             cuts.append((i, row, j, k))
     return cuts
-
-
-def _tokens(table: Table, i: int, j: int) -> list[int]:
-    n = int(table["completion_mask"][i, j].sum())
-    return table["completion_tokens"][i, j, :n].tolist()
 
 
 def _lay_back(

@@ -28,6 +28,7 @@ def critical(
     are therefore not trained; the slots beyond `children` are empty.  All blocks of a prompt are
     one group.  A row whose tokens are all unfit is sampled again from the prompt.
 
+    One more column: prefix_length [P,G] int32, the tokens of a branch that stand in its context.
     Counted with the outcomes: cure/branches, cure/at_prompt (of these) and cure/prefix_tokens.
 
     Args:
@@ -79,8 +80,15 @@ def critical(
         for block in (i, *range(prompts + i * branches, prompts + (i + 1) * branches))
     ]
     out = tools.take_blocks(both, order)
+    lengths = [0] * prompts + [len(x) for x in prefixes]
+    out.table["prefix_length"] = np.repeat(np.array(lengths, np.int32)[order], group).reshape(
+        -1, group
+    )
     out.table["group"] = np.repeat(np.arange(prompts, dtype=np.int32), group_blocks)
     out.outcomes["cure/branches"] = len(at)
     out.outcomes["cure/at_prompt"] = sum(not x for x in prefixes)
     out.outcomes["cure/prefix_tokens"] = sum(map(len, prefixes))
     return {"policy": tools.verify(out)}, state
+
+
+critical.columns = {"prefix_length": ("PG", "i")}  # type: ignore[attr-defined]

@@ -56,7 +56,7 @@ def inject(
         known = (
             read(path).get(prompt.id, [])
             if path
-            else [template.replace("{answer}", str(prompt.answer))]
+            else [template.replace("{answer}", str(prompt.answer))] * (prompt.answer is not None)
         )
         rows = [tools.tokenizer.encode(x) + [tools.tokenizer.eos_ids[0]] for x in known]
         fit = [n for n, row in enumerate(rows) if len(row) <= tools.width]

@@ -6,6 +6,8 @@ import typing as tp
 
 import numpy as np
 
+from rlpt.rollouts import _hints
+
 
 def episodes(
     stream: tp.Any,
@@ -45,7 +47,7 @@ def episodes(
       verifier: whose score is the value; "": that of the only one.
     Returns: ({"policy": batch}, state).
 
-    Raises: ValueError for several verifiers of which none is named, or numbers below 1.
+    Raises: ValueError for an unknown verifier, or none named of several, or numbers below 1.
 
     Reference: Qu et al., "Optimizing Test-Time Compute via Meta Reinforcement Fine-Tuning",
     arXiv:2503.07572.  Differs from it in: episodes end at a separator or a length, wherever the
@@ -56,11 +58,7 @@ def episodes(
             f"episodes: got most={most}, tokens={tokens}, samples={samples}, "
             f"answer_tokens={answer_tokens}; expected positive numbers (tokens may be 0)"
         )
-    if not verifier and len(tools.verifier_names) > 1:
-        raise ValueError(
-            f"episodes: got verifier='' with the verifiers {tools.verifier_names}; name one"
-        )
-    column = f"verdict/{verifier or tools.verifier_names[0]}"
+    column = f"verdict/{_hints.verdict_name(tools, verifier, 'episodes')}"
     items = stream.take(prompts)
     batch = tools.verify(tools.generate(items, group=group, step=step))
     table = batch.table

@@ -117,8 +117,8 @@ def information_gain(
     Args:
       loss_mask: [P,G,T] bool.
       step_id: [P,G,T] int32, the turn 0, 1, … of a trained token, not decreasing along a row.
-      turns: how many turns a row has at most, >= 1; so many forward passes are made.  Turns
-        behind them get 0.
+      turns: how many turns a row has at most, the answering one included (tool calls + 1), >= 1;
+        so many forward passes are made.  The last of them and those behind it get 0.
       The others as `answer_logp`.
 
     Returns: step_rewards [P,G,T] float32, nonzero on the last trained token of a turn only.  The
