@@ -69,7 +69,7 @@ def test_a_reward_that_is_nan_is_named(tmp_path):
         FloatingPointError, match="rows of the last batch have an advantage that is"
     ):
         train(tmp_path, "nan", shaping=nan, optim__max_skipped=2, steps=4)
-    last = steps(tmp_path / "nan")[-1]
+    last = steps(tmp_path, "nan")[-1]
     assert last["policy/skipped"] == 1 and last["advantage/not_finite"] > 0
 
 
