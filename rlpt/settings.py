@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import typing as tp
 
 
@@ -46,8 +47,9 @@ def default() -> tp.Any:
     c.too_long = "drop"  # or fail: what to do with prompts wider than the largest bucket
     c.curriculum = dict(enabled=False, low=0.0, high=1.0)
     c.verifiers = (dict(fn="number.number", name="number", weight=1.0),)
-    # What a row without a verdict counts as: a reward, or mask (out of statistics and loss). An
-    # entry of verifiers may have a `missing` of its own, with what differs.
+    # What a row without a verdict counts as: a reward; mask: out of statistics and loss, also
+    # where the verifier has weight 0; ignore: the verdict is NaN and the row stays, for one that
+    # is only measured. An entry of verifiers may have a `missing` of its own, with what differs.
     c.missing = dict(unparsable="0", timeout="mask", crash="mask", invalid="mask")
     c.max_silent = 20  # stop after so many batches in a row in which no row counted
     c.pool = dict(workers=2, deadline=5.0, batch_deadline=60.0)
@@ -336,7 +338,7 @@ def validate(config: tp.Any) -> None:
 def missing_by_verifier(config: tp.Any) -> dict[str, dict[str, str]]:
     """{verifier: {outcome: what it counts as}}: config.missing, and what an entry says instead.
 
-    Raises: ConfigError for unknown outcomes, and for values other than 'mask' and numbers.
+    Raises: ConfigError for unknown outcomes, and values other than 'mask', 'ignore' and numbers.
     """
     out = {}
     for i, spec in enumerate(config.verifiers):
@@ -349,12 +351,13 @@ def missing_by_verifier(config: tp.Any) -> dict[str, dict[str, str]]:
                 )
         out[spec["name"]] = {**config.missing, **own}
         for outcome, value in out[spec["name"]].items():
-            if value != "mask":
-                try:
-                    float(value)
-                except ValueError:
-                    raise ConfigError(
-                        f"missing.{outcome} of the verifier {spec['name']!r}: got {value!r}, "
-                        "expected 'mask' or a number as a string"
-                    ) from None
+            try:
+                number = value in ("mask", "ignore") or math.isfinite(float(value))
+            except ValueError:
+                number = False
+            if not number:
+                raise ConfigError(
+                    f"missing.{outcome} of the verifier {spec['name']!r}: got {value!r}, "
+                    "expected 'mask', 'ignore' or a number as a string"
+                )
     return out

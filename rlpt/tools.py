@@ -444,11 +444,11 @@ class Tools:
     to_rows = staticmethod(batches.to_rows)
 
     def _counts_as(self, name: str, outcome: str, score: float | None) -> float | None:
-        """The score, or what its absence counts as by the run's settings; None: masked."""
+        """The score, or what its absence counts as by the run's settings; None: it masks the row."""
         if score is not None:
             return score
         policy = self.missing.get(name, {}).get(outcome, "mask")
-        return None if policy == "mask" else float(policy)
+        return None if policy == "mask" else np.nan if policy == "ignore" else float(policy)
 
     def judge(
         self,
@@ -489,8 +489,8 @@ class Tools:
         """Judges the live rows: columns verdict/<name>, row_mask, text.verdicts, outcomes.
 
         A verdict that is missing counts as config.missing says; where that is `mask`,
-        the row leaves statistics and loss.  With `defer` the verdicts are made in the
-        background, and are there after `settle`.
+        the row leaves statistics and loss, where it is `ignore`, the verdict is NaN.  With
+        `defer` the verdicts are made in the background, and are there after `settle`.
 
         meta: (block, row) -> what verifiers get to know beside its text, `Trajectory.meta`.
         """

@@ -107,6 +107,15 @@ def test_missing_verdicts_are_masked_or_count(tmp_path):
     assert zero["rollout/masked_rows"] == 0
     assert mask["rollout/masked_rows"] == zero["verify/number/unparsable"] > 0
     assert only["rollout/masked_rows"] == mask["rollout/masked_rows"]
+    measured = verifiers[0] | {"name": "m", "weight": 0.0, "missing": {"unparsable": "ignore"}}
+    digit = dict(fn="tests.toy:starts_with_digit", name="d")
+    train(tmp_path, "ignore", verifiers=(digit, measured))
+    one = steps(tmp_path, "ignore")[0]
+    assert one["rollout/masked_rows"] == 0 and one["verify/m/unparsable"] > 0
+    assert one["policy/skipped"] == 0 and one["verdict/m"] is not None
+    for wrong in ("nan", "drop"):
+        with pytest.raises(config_lib.ConfigError, match="expected 'mask', 'ignore' or a number"):
+            train(tmp_path, "wrong", verifiers=(verifiers[0] | {"missing": {"crash": wrong}},))
 
 
 def test_trl_reward_function_as_it_is(tmp_path):
