@@ -444,7 +444,7 @@ class Tools:
     to_rows = staticmethod(batches.to_rows)
 
     def _counts_as(self, name: str, outcome: str, score: float | None) -> float | None:
-        """The score, or what its absence counts as by the run's settings; None: it masks the row."""
+        """The score, or what its absence counts as by the run's settings; None: a masked row."""
         if score is not None:
             return score
         policy = self.missing.get(name, {}).get(outcome, "mask")
