@@ -139,6 +139,11 @@ def _shared(
 
 def abstract_table(config: tp.Any) -> Table:
     """The columns that a rollout makes, as shapes."""
+    return _abstract(config, rollout_columns(config))
+
+
+def _abstract(config: tp.Any, own: dict[str, tuple[str, str]]) -> Table:
+    """The usual columns of a table and some of its own, as shapes."""
     p = config.rollout.prompts * config.rollout.group_blocks
     size = {"P": p, "G": config.rollout.group, "L": 8, "T": 8}
     dtypes = {"i": jnp.int32, "b": jnp.bool_, "f": jnp.float32}
@@ -153,7 +158,7 @@ def abstract_table(config: tp.Any) -> Table:
         table[name] = jax.ShapeDtypeStruct(tuple(size[a] for a in axes), dtypes[kind])
     for v in config.verifiers:
         table[f"verdict/{v['name']}"] = jax.ShapeDtypeStruct((p, size["G"]), jnp.float32)
-    for name, (axes, kind) in rollout_columns(config).items():
+    for name, (axes, kind) in own.items():
         table[name] = jax.ShapeDtypeStruct(tuple(size.get(a, 5) for a in axes), dtypes[kind])
     return table
 
@@ -166,6 +171,15 @@ def rollout_columns(config: tp.Any) -> dict[str, tuple[str, str]]:
     of config.rollout.options there.
     """
     own = getattr(config_lib.find("rollouts", config.rollout.fn), "columns", {})
+    return own(**config.rollout.options) if callable(own) else own
+
+
+def rollout_tables(config: tp.Any) -> dict[str, dict[str, tuple[str, str]]]:
+    """The columns of the tables that the rollout makes beside `policy`'s: {table: {name: …}}.
+
+    A rollout says so with fn.tables, as `rollout_columns` reads fn.columns.
+    """
+    own = getattr(config_lib.find("rollouts", config.rollout.fn), "tables", {})
     return own(**config.rollout.options) if callable(own) else own
 
 
@@ -233,6 +247,17 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
             entry = entries.get(name, settings.LEARNER)
             if entry["table"] == "policy" and entry["when"] == "after_credit":
                 _check_terms(learner, {**table, "old_logp": table["sampler_logp"]})
+
+    others = rollout_tables(config)
+    for name, entry in entries.items():
+        if entry["table"] != "policy":
+            if entry["table"] not in others:
+                raise ConfigError(
+                    f"config.learners.{name}.table: got {entry['table']!r}, expected "
+                    f"{' or '.join(map(repr, ['policy', *others]))}, of {config.rollout.fn}"
+                )
+            own = _abstract(config, others[entry["table"]])
+            jax.eval_shape(functools.partial(_check_terms, learners[name]), own)
 
     params = jax.eval_shape(lambda: transformer.init_params(_TINY, jax.random.key(0)))
     table = jax.eval_shape(scored, abstract_table(config), params)

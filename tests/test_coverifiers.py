@@ -1,6 +1,7 @@
 """A policy that judges itself, and a reward model that learns with it: RISE, LaSeR, Cooper."""
 
 import json
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from rlpt.settings import missing_by_verifier
 from rlpt.tasks import base
 from tests.numeric import both, close
 from tests.test_guidance import Judge, prompt, stream
-from tests.test_train import toy
+from tests.test_train import ROOT, toy
 
 MODEL = "toy:layers=1,width=16,heads=2,kv_heads=1,ff=16"
 CONFIG = toy(sampling__prompt_buckets=(64, 128), model__source=MODEL)
@@ -449,3 +450,26 @@ def test_scores_under_another_context(contrasted):
             "scorers", dict(fn="verification.in_context", model="judge", output="logp")
         )
         jax.eval_shape(lambda t: learners.score_columns((wrong,), models, t, [{}], 0), table)
+
+
+def test_losses_on_other_tables_are_checked_before_the_run():
+    def config(name, **changes):
+        c = runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]("runlocal")
+        (learner,) = c.learners.values()
+        learner.update(changes)
+        return c
+
+    for name in ("cooper", "reward_model"):
+        build.check(config(name))
+    typo = dict(fn="preference.bradley_terry", reads=dict(preference="prefernce"))
+    with pytest.raises(
+        config_lib.ConfigError, match="needs the column 'prefernce'.*mean 'preference'"
+    ):
+        build.check(config("cooper", loss=(typo,)))
+    with pytest.raises(
+        config_lib.ConfigError, match="table: got 'pears', expected 'policy' or 'pairs'"
+    ):
+        build.check(config("cooper", table="pears"))
+    with pytest.raises(config_lib.ConfigError, match="'ref_logp', which nothing makes"):
+        dpo = dict(output="logp", loss=(dict(fn="preference.dpo"),), writes="")
+        build.check(config("reward_model", **dpo))

@@ -104,6 +104,7 @@ contrasted.columns = {  # type: ignore[attr-defined]
     "judge_tokens": ("PC", "i"),
     "judge_mask": ("PC", "b"),
 }
+contrasted.tables = {"pairs": {"preference": ("PG", "f")}}  # type: ignore[attr-defined]
 
 
 def _left_padded(rows: list[list[int]], tools: tp.Any) -> Table:

@@ -161,5 +161,12 @@ def _columns_beside(*, tables: collections.abc.Mapping[str, _inner.Spec]) -> _in
     return found["policy"]
 
 
+def _tables_beside(
+    *, tables: collections.abc.Mapping[str, _inner.Spec]
+) -> dict[str, _inner.Columns]:
+    return {k: _inner.columns(_plain(v, "task")) for k, v in tables.items() if k != "policy"}
+
+
 beside.columns = _columns_beside  # type: ignore[attr-defined]
+beside.tables = _tables_beside  # type: ignore[attr-defined]
 beside.evaluated_as = lambda tables: _plain(tables["policy"], "task")  # type: ignore[attr-defined]
