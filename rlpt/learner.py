@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import typing as tp
 
 import jax
@@ -26,6 +27,7 @@ from rlpt.models.transformer import ModelConfig
 Params = tp.Any
 _OF_TOKENS = {
     "entropy", "sampler_gap", "kl_old", "kl_ref", "ratio", "clip_fraction", "correction", "value",
+    "ratio_other_context",
 }  # fmt: skip
 MODEL_COLUMNS = (
     "prompt_tokens",
@@ -36,9 +38,10 @@ MODEL_COLUMNS = (
 )
 
 
-_OF_ORIGINS = {  # metrics that rows of another context or of external text would blur
+_OF_ORIGINS = {  # metrics of some rows only, NaN in a batch without any of them
     "clip_fraction": "_of_own_context",
     "ratio": "_of_own_context",
+    "ratio_other_context": "_of_other_context",
     "kl_old": "_of_own_context",
     "sampler_gap": "_of_sampler",
 }
@@ -251,6 +254,8 @@ class Learner:
             part = jnp.sum(jnp.where(w != 0, value * w, 0.0))
             total = total + n["coef"] * part
             metrics |= {f"loss/{term.name}": part, **extra}
+        if "ratio" in metrics:
+            metrics["ratio_other_context"] = metrics["ratio"]
         means = {}
         for name, value in metrics.items():
             if value.ndim:
@@ -299,6 +304,7 @@ class Learner:
         for name, about in (
             ("_of_all", computed),
             ("_of_own_context", computed & ((origin == 0) | (origin == 2))),
+            ("_of_other_context", computed & ((origin == 1) | (origin == 3))),
             ("_of_sampler", computed & (origin == 0)),
         ):
             rows = table["row_mask"] & about
@@ -326,6 +332,9 @@ class Learner:
             )
         params, opt, info = optim.guarded_update(self.optimizer, grads, state["opt"], params, loss)
         metrics |= {self._metric(k): v for k, v in {"loss/total": loss, **info}.items()}
+        for name, rows_of in _OF_ORIGINS.items():
+            if (key := self._metric(name)) in metrics:
+                metrics[key] = jnp.where(jnp.any(table[rows_of] > 0), metrics[key], jnp.nan)
         new: LearnerState = {"params": params, "opt": opt}
         if self.mesh is not None:  # or XLA is free to move them
             where: LearnerState = {
@@ -395,4 +404,8 @@ class Learner:
                     for k in metrics:
                         if k.rpartition("/")[2] in _OF_TOKENS:
                             totals[k].pop()
-        return state, {k: float(np.mean([float(x) for x in v])) for k, v in totals.items() if v}
+        means = {k: [float(x) for x in v] for k, v in totals.items()}
+        for name in _OF_ORIGINS:  # over the optimizer steps that had such rows
+            key = self._metric(name)
+            means[key] = [x for x in means.get(key, []) if not math.isnan(x)]
+        return state, {k: float(np.mean(v)) for k, v in means.items() if v}

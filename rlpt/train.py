@@ -409,16 +409,16 @@ def _stop_if_hopeless(
     saves = checkpointer.steps()
     newest = f"The newest checkpoint is of step {saves[-1]}. " if saves else ""
     if skipped >= config.optim.max_skipped:
-        cure = "Lower config.optim.lr, or look at the last rows of rollouts.jsonl."
+        advice = "Lower config.optim.lr, or look at the last rows of rollouts.jsonl."
         if odd := int(row.get("advantage/not_finite", 0)):
-            cure = (
+            advice = (
                 f"{odd} rows of the last batch have an advantage that is not finite: a method of "
                 "config.shaping or config.advantage read a reward or verdict that was NaN, such as "
-                "that of a verifier that did not judge the row."
+                "that of a verifier without a verdict on the row."
             )
         raise FloatingPointError(
             f"loss or gradient was not finite in every update of the last {skipped} batches, up to "
-            f"step {step}; parameters are unchanged since. {newest}{cure}"
+            f"step {step}; parameters are unchanged since. {newest}{advice}"
         )
     outcomes = {k: int(v) for k, v in row.items() if k.startswith("verify/")}
     raise RuntimeError(

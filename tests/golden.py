@@ -256,7 +256,7 @@ def tempo_change(rewards, tokens, rows):
 def below(rewards, tokens, rows):
     """Rows below each prefix and their mean reward, at depths 0 to T of each completion."""
     live = jnp.ones(rewards.shape, bool)
-    count, reward = tree._below(tokens, rows, live, rewards)
+    count, reward = tree._below(tokens, rows, live, rewards, None)
     return {"count": count[..., :5], "value": (reward / jnp.maximum(count, 1))[..., :5]}
 
 

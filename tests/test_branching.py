@@ -528,7 +528,7 @@ def test_forced_endings_refuse(make):
         measured(make(), samples=0)
     tools = make()
     tools.verifier_names = ("digit", "form")
-    with pytest.raises(ValueError, match="name one"):
+    with pytest.raises(ValueError, match="expected one of digit, form"):
         measured(tools)
 
 

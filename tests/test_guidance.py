@@ -359,7 +359,8 @@ def test_another_training_prompt_changes_the_numerator_of_guided_rows_only(guide
         for table in (block, block | changed):
             weights = aggregate.token_mean(table["loss_mask"], table["row_mask"])
             given = {**table, "advantages": np.ones(weights.shape)}
-            given |= dict.fromkeys(("_of_all", "_of_own_context", "_of_sampler"), weights)
+            given |= dict.fromkeys(("_of_all", "_of_sampler"), weights)
+            given |= dict.fromkeys(("_of_own_context", "_of_other_context"), weights)
             _, metrics = loss(tools.params, None, given, [weights], learner.numbers(0))
             logp = np.asarray(tools.score(table)["logp"])
             live = np.asarray(weights) > 0

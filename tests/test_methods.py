@@ -376,7 +376,8 @@ def test_rows_drawn_under_a_hint_train_without_it(trained):
     helped = [m for m in trained("guide").metrics if m["verify/guide/solved"]]
     rows = [r for r in trained("guide").rows if r["origin"] == 1]
     assert helped and len(rows) == 4 * sum(m["verify/guide/solved"] for m in helped)
-    assert all(m["policy/ratio"] != pytest.approx(1, abs=1e-5) for m in helped)
+    assert all(m["policy/ratio_other_context"] != pytest.approx(1, abs=1e-5) for m in helped)
+    assert [m["policy/ratio"] for m in helped] == pytest.approx([1] * len(helped), abs=1e-6)
     own = {(r["step"], r["group"]): r["prompt"] for r in trained("guide").rows if not r["origin"]}
     assert all(r["prompt"] == own[r["step"], r["group"]] for r in rows)
     told = [r for r in trained("scaf").rows if "solution" in r["prompt"] and r["row_mask"]]

@@ -289,7 +289,7 @@ BAD = [
     ),
     (
         dict(verifiers=(dict(fn="number.number", name="n", missing=dict(crash="none")),)),
-        "missing.crash of the verifier 'n': got 'none', expected 'mask' or a number",
+        "missing.crash of the verifier 'n': got 'none', expected 'mask', 'ignore' or a number",
     ),
     (dict(loss=()), "expected at least one term"),
     (dict(checkpoint__every=0), "checkpoint.every: got 0, expected an integer >= 1"),
@@ -414,7 +414,7 @@ def test_best_checkpoint_is_kept(tmp_path):
 def test_a_term_may_read_verdicts(tmp_path):
     loss = (
         dict(surrogate="surrogates.ppo_clip"),
-        dict(fn="tests.toy:verdict_term", name="own", coef=0.0),
+        dict(fn="tests.toy:verdict_term", name="own", coef=1e-6),
     )
     train_lib.train(toy(loss=loss, steps=1), tmp_path)
     row = next(m for m in lines(tmp_path / "metrics.jsonl") if "loss/own" in m)
