@@ -89,8 +89,9 @@ def eight_rules_cut_what_they_say():
 
 
 def eight_tools_take_any_number_of_blocks():
-    loaded, config = load("toy"), config_lib.default()
-    found = []
+    loaded = load("toy:layers=1,width=16,heads=2,kv_heads=2,ff=16")
+    config, found = config_lib.default(), []
+    config.sampling.prompt_buckets, config.sampling.completion_buckets = (32,), (4,)
     for mesh in (None, sharding.make_mesh(SIZES)):
         own = tools.Tools(
             loaded.config, loaded.tokenizer, None, config.sampling, {}, (), jax.random.key(0), mesh

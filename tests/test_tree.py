@@ -134,7 +134,7 @@ def as_batch(case):
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
-@hypothesis.settings(max_examples=700, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=500, deadline=None, derandomize=True, database=None)
 @hypothesis.given(case=groups())
 def test_tempo_equals_the_tree(name, case):
     got = tempo(**SETTINGS[name])(*as_batch(case))[0]
