@@ -223,7 +223,8 @@ def buggy(tmp_path, monkeypatch):
 def test_the_harness_finds_a_bug(fuzzed, buggy, bug):
     hidden = [t for t in fuzzed if "\u202e" in t]
     assert 0 < len(hidden) < TEXTS / 10, "a bug in a corner"
-    rows = fuzzed[-200:] + hidden[:8]
+    again = 8 if bug == "random" else 1  # a quarter is judged twice: 16 coins have to fall alike
+    rows = fuzzed[-200:] + hidden[:8] * again
     found, _ = findings(buggy | {"bug": bug}, (None,), rows, deadline=1.0)
     assert found and {f.partition(":")[0] for f in found} == {BUGS[bug]}, told(found)
 
