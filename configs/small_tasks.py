@@ -33,6 +33,7 @@ def get_config(arg: str | None = None):
         raise ValueError(f"small_tasks: got {arg!r}, expected one of {', '.join(TASKS)}, runlocal")
     c.tasks = (TASKS[name],)
     if arg == "runlocal":
+        c.sampling.prompt_buckets = (48,)
         return c
     c.steps = 40
     c.eval.prompts = 40

@@ -219,7 +219,7 @@ def command(sweep: Sweep, run: Run, out: pathlib.Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts() -> tp.Iterator[None]:
+def sigterm_interrupts() -> tp.Iterator[None]:
     """SIGTERM stops the sweep as Ctrl-C does."""
 
     def interrupt(number: int, frame: tp.Any) -> None:
@@ -249,7 +249,7 @@ def run_local(sweep: Sweep, out: pathlib.Path, workers: int = 1) -> dict[str, st
     failed: dict[str, str] = {}
     if done := len(sweep.runs) - len(pending):
         records.say(f"{done} of {len(sweep.runs)} runs are finished")
-    with _sigterm_interrupts(), metrics.progress("sweep", len(pending)) as advance:
+    with sigterm_interrupts(), metrics.progress("sweep", len(pending)) as advance:
         try:
             while pending or running:
                 while pending and len(running) < workers:

@@ -1,6 +1,10 @@
 """Claims about methods: their arms are configs that work, and the ledger follows its own rules."""
 
+import itertools
+import json
+import os
 import pathlib
+import time
 
 import numpy as np
 import pytest
@@ -20,6 +24,22 @@ def test_arms_resolve(claim):
         for run in found.runs:
             if run.seed == 0:
                 build.check(sweep.config_of(found, run))
+
+
+def test_the_queue_runs_two_at_a_time_and_goes_on_after_a_stop(monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(queue, "CLAIMS", {"form": "noise_form.py:runlocal"})
+    monkeypatch.setattr(queue, "RESULTS", tmp_path / "results")
+    two = lambda: itertools.islice(queue.missing(queue.CLAIMS, tmp_path), 2)  # noqa: E731
+    queue.work(two(), [set()], time.monotonic() + 0.1)
+    assert "form clean-seed0: stopped" in capfd.readouterr().out
+    assert not (tmp_path / "results").exists()
+
+    cores = os.sched_getaffinity(0)
+    queue.work(two(), [cores, cores], float("inf"))
+    found = json.loads((tmp_path / "results/form.json").read_text())
+    done = {name for name, of_seeds in found["arms"].items() if of_seeds}
+    assert done == {"clean", "uncorrected"} and found["seeds"] == [0, 1, 2]
+    assert str(next(two())) == "form control-seed0"
 
 
 def test_the_page_is_that_of_the_committed_figures(monkeypatch, tmp_path):

@@ -2,16 +2,18 @@
 
   python -m benchmarks.evidence.queue                      all of them, in the order of CLAIMS
   python -m benchmarks.evidence.queue --minutes 60 --only noise_form
+  python -m benchmarks.evidence.queue --jobs 2             two at a time, each on its own cores
   python -m benchmarks.evidence.queue --dry-run            what is missing
 
 First all runs of seed 0 of a claim, then those of the next seed, so that a queue that is stopped
-leaves whole comparisons.  A run that --minutes ends is stopped with a checkpoint.
+leaves whole comparisons.  --minutes, Ctrl-C and SIGTERM stop a run with a checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -97,36 +99,78 @@ def write(claim: str, found: sweep.Sweep, out: pathlib.Path) -> None:
     (RESULTS / f"{claim}.json").write_text(text + "\n")
 
 
+class Missing(tp.NamedTuple):
+    claim: str
+    found: sweep.Sweep
+    out: pathlib.Path
+    run: sweep.Run
+
+    def __str__(self) -> str:
+        return f"{self.claim} {self.run.name}"
+
+
+def missing(claims: tp.Iterable[str], out: pathlib.Path) -> tp.Iterator[Missing]:
+    """The runs that are not finished, in the order in which they are to be run."""
+    for claim in claims:
+        found = sweep.load_sweep(source(claim))
+        for run in sorted(found.runs, key=lambda r: (r.seed, r.index)):
+            if not sweep.summary_of(out / claim, run):
+                yield Missing(claim, found, out / claim, run)
+
+
+def start(item: Missing, cores: set[int]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "rlpt.cli", *sweep.command(item.found, item.run, item.out)]
+    pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
+    return subprocess.Popen(command, cwd=ROOT, preexec_fn=pin)
+
+
+def finish(item: Missing, status: int) -> None:
+    if status:
+        raise SystemExit(f"{item} ended with {status}")
+    write(item.claim, item.found, item.out)
+    shutil.rmtree(item.out / item.run.name / "checkpoints")  # 1.6 GB
+    print(f"{item}: finished", flush=True)
+
+
+def work(todo: tp.Iterator[Missing], shares: list[set[int]], end: float) -> None:
+    """Runs them, one on each share of the cores at a time, until `end` of time.monotonic."""
+    running: dict[int, tuple[Missing, subprocess.Popen[bytes]]] = {}
+    try:
+        while time.monotonic() < end:
+            for i in set(range(len(shares))) - running.keys():
+                if item := next(todo, None):
+                    running[i] = item, start(item, shares[i])
+            if not running:
+                return
+            time.sleep(1.0)
+            for i, (item, process) in list(running.items()):
+                if (status := process.poll()) is not None:
+                    del running[i]
+                    finish(item, status)
+    finally:
+        for _, process in running.values():
+            process.send_signal(signal.SIGTERM)
+        for item, process in running.values():
+            process.wait()
+            print(f"{item}: stopped with a checkpoint")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--only", action="append", choices=list(CLAIMS))
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs/evidence")
     parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args()
-    end = time.monotonic() + 60 * args.minutes
-    for claim in args.only or CLAIMS:
-        found, out = sweep.load_sweep(source(claim)), args.out / claim
-        for run in sorted(found.runs, key=lambda r: (r.seed, r.index)):
-            if sweep.summary_of(out, run):
-                continue
-            if args.dry_run:
-                print(claim, run.name)
-                continue
-            command = [sys.executable, "-m", "rlpt.cli", *sweep.command(found, run, out)]
-            process = subprocess.Popen(command, cwd=ROOT)
-            try:
-                status = process.wait(max(end - time.monotonic(), 0.0))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGTERM)
-                process.wait()
-                print(f"{claim} {run.name}: stopped with a checkpoint")
-                return
-            if status:
-                raise SystemExit(f"{claim} {run.name} ended with {status}")
-            write(claim, found, out)
-            shutil.rmtree(out / run.name / "checkpoints")  # 1.6 GB
-            print(f"{claim} {run.name}: finished", flush=True)
+    todo = missing(args.only or CLAIMS, args.out)
+    if args.dry_run:
+        print(*todo, sep="\n")
+        return
+    cores = sorted(os.sched_getaffinity(0)) if args.jobs > 1 else []
+    shares = [set(cores[i :: args.jobs]) for i in range(args.jobs)]
+    with sweep.sigterm_interrupts():
+        work(todo, shares, time.monotonic() + 60 * args.minutes)
 
 
 if __name__ == "__main__":
