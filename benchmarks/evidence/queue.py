@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results/evidence"
 SINGLE = (  # one seed each
     *("guide", "verifier_free", "laser", "rise", "prime", "tool", "cooper", "recipe", "rubrics"),
-    *("ttrl_warm", "ttrl_cool", "guide_terms"),
+    *("ttrl_warm", "ttrl_cool", "ttrl_room", "guide_terms", "guide_room"),
     *("pure", "absolute_zero", "flips", "spurious", "length_bias", "clip_higher", "dynamic"),
     *("gspo_clipped", "tis", "hacking"),
 )
