@@ -34,7 +34,7 @@ def get_config(arg: str | None = None):
             positives=True,
             reads=dict(second="verdict/number"),
         ),
-        dict(fn="appeals.stratified_both", decay=0.95, shrink=20.0),
+        dict(fn="appeals.stratified_both", decay=0.95, shrink=20.0, shown=2),
     )
     c.advantage = control["audited"](dict(fn="noise.backward", scale=1.0))
     return rlpt.config.runlocal(c) if arg == "runlocal" else c

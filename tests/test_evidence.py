@@ -4,12 +4,13 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import time
 
 import numpy as np
 import pytest
 
-from benchmarks.evidence import ledger, queue
+from benchmarks.evidence import figures, ledger, queue
 from rlpt import build, sweep
 
 
@@ -47,6 +48,40 @@ def test_the_page_is_that_of_the_committed_figures(monkeypatch, tmp_path):
     ledger.main()
     committed = (ledger.ROOT / "docs/evidence.md").read_text()
     assert ledger.PAGE.read_text() == committed, "python -m benchmarks.evidence.ledger"
+    drawn = {path.name for path in (tmp_path / "evidence").iterdir()}
+    assert drawn == {path.name for path in (ledger.ROOT / "docs/evidence").iterdir()}
+    assert drawn == set(re.findall(r"\(evidence/(\w+\.png)\)", committed))
+
+
+def test_a_picture_shows_estimates_beside_the_true_rates():
+    def run(shift):
+        points = lambda *values: [[i + 1, v] for i, v in enumerate(values)]  # noqa: E731
+        curves = {"verdict/number": points(0.0, 0.5), "fp_rate_0": points(0.1 + shift, 0.3)}
+        solved = {"pass@1": 0.2, "pass@4": 0.5, "samples": 4, "correct": {"a": 1}}
+        return {"curves": curves, "before": solved, "after": solved}
+
+    found = {"arms": {"stratified": {"0": run(0.0), "1": run(0.2)}, "none": {}}}
+    registered = {"INJECT": {"fp_rate": (0.4, 0.0)}, "MEASURE": "pass@4"}
+    effect = {"stratified": ledger.Effect(0.2, 0.1, 0.4, "above: reproduced")}
+    found["baseline"] = "none"
+    figure = figures.one(ledger.Claim("form", registered, found, {}, effect))
+    training, solved, rates, effects = figure.axes
+    assert list(training.lines[0].get_ydata()) == [0.0, 0.25]
+    assert [line.get_label() for line in solved.lines] == ["before", "stratified"]
+    estimated, true = rates.lines
+    assert list(estimated.get_ydata()) == pytest.approx([0.2, 0.3])
+    assert set(true.get_ydata()) == {0.4}
+    assert list(effects.lines[0].get_xdata()) == [0.1, 0.4]
+    assert effects.lines[0].get_color() == figures.DECIDED["reproduced"]
+
+
+@pytest.mark.parametrize(("budget", "right"), [(4.0, 0.15), (100.0, 0.7), (0.1, 0.0)])
+def test_what_is_right_after_equal_seconds(budget, right):
+    verdicts = [[i, 0.1 * i] for i in range(10)]  # a step takes 1 s, the first, compiled, 50
+    times = [[i, 50.0 if i == 0 else 0.5] for i in range(10)]
+    run = {"curves": {"verdict/number": verdicts} | dict.fromkeys(ledger.TIMES[:2], times)}
+    run["curves"]["time/update"] = [[i, 0.0] for i in range(10)]
+    assert ledger.right_by(run, budget) == pytest.approx(right)
 
 
 def run_of(correct, samples=8):

@@ -523,6 +523,14 @@ def test_both_rates_by_hand():
     got, _ = update(*columns, kind, init(), shrink=10.0)
     close(got["fp_rates"][0, [0, -1]], [2 / 12, 3 / 13], what="0 of 2 and 1 of 3, shrunk to 1/5")
     close(got["fn_rates"][0, -1], 0.2, what="no right row: the pooled rate")
+    more, _ = update(*columns, kind, init(), shrink=10.0, shown=2)
+    expected = {"fp_rate_0": 2 / 12, "fp_rate_1": 3 / 13, "fn_rate_0": 0.2, "fn_rate_1": 0.2}
+    new = {k.removeprefix("metrics/"): float(v) for k, v in more.items() if k not in got}
+    assert new == pytest.approx(expected)
+    one, _ = appeals.stratified.update(*columns, kind, appeals.stratified.init(), shown=1)
+    assert one["metrics/fn_rate_0"] == one["fn_rates"][0, 0] and "metrics/fn_rate_1" not in one
+    with pytest.raises(ValueError, match="got 65, expected 0 to 64"):
+        update(*columns, kind, init(), shown=65)
     _, state = update(*columns, kind, state, decay=0.5)
     close(state["heard"][:, :2], [[3 + 4, 2], [4.5 + 8, 1]], what="a decayed sum")
     silent = jnp.full((1, 15), jnp.nan)

@@ -12,6 +12,7 @@ import typing as tp
 
 import numpy as np
 
+from benchmarks.evidence import figures
 from benchmarks.evidence.queue import CLAIMS, RESULTS, ROOT, source
 
 PAGE = ROOT / "docs/evidence.md"
@@ -120,16 +121,34 @@ def half_way(run: Json, gain: float) -> float:
     return float(there[0] + 5) if len(there) else float("nan")
 
 
-def details(found: Json) -> list[str]:
-    """A second table: how the arms got there, means over seeds."""
+def seconds(run: Json) -> float:
+    """Of a step, the median: compilations are left out."""
+    return float(np.median(sum(values(run, t) for t in TIMES)))
+
+
+def right_by(run: Json, budget: float) -> float | None:
+    """The mean share of right rows in the last 5 steps that fit into `budget` seconds."""
+    seen = values(run, "verdict/number")[: max(int(budget / seconds(run) + 1e-6), 1)]
+    return float(seen[-5:].mean()) if len(seen) else None
+
+
+def details(found: Json, timed: bool) -> list[str]:
+    """A second table: how the arms got there, means over seeds.
+
+    Args: timed: the runs had the machine to themselves in the same way: compared at equal seconds.
+    """
     base = found["arms"][found["baseline"]]
     if not base:
         return []
     gain = np.mean([r["after"]["pass@1"] - r["before"]["pass@1"] for r in base.values()])
+    every = [run for runs in found["arms"].values() for run in runs.values()]
+    budget = min(seconds(run) * len(values(run, TIMES[-1])) for run in every)
     columns: dict[str, dict[str, float]] = {}
     for name, runs in found["arms"].items():
         for run in runs.values():
-            numbers = {"s a step": float(np.median(sum(values(run, t) for t in TIMES)))}
+            numbers = {"s a step": seconds(run)}
+            if timed and (reached := right_by(run, budget)) is not None:
+                numbers[f"right while training, after {budget:.0f} s of steps"] = reached
             if gain >= GAIN:
                 numbers["steps to half of the baseline's gain"] = half_way(run, float(gain))
             for curve, (heading, how) in SHOWN.items():
@@ -155,28 +174,80 @@ def details(found: Json) -> list[str]:
     return lines
 
 
-def section(claim: str) -> list[str]:
-    """The part of the page about one claim."""
-    registered = runpy.run_path(str(ROOT / source(claim).partition(":")[0]))
-    head = registered["__doc__"].strip().split("\n\n", 1)
-    lines = [f"## {registered['CLAIM']}", "", f"`{source(claim)}`. {head[1]}", ""]
-    path = RESULTS / f"{claim}.json"
+class Effect(tp.NamedTuple):
+    """An arm against what its claim compares it with, in the claim's quantity."""
+
+    mean: float
+    low: float
+    high: float
+    verdict: str  # empty where nothing is expected of the arm
+
+
+class Claim(tp.NamedTuple):
+    """A claim's registration and what was found."""
+
+    name: str
+    registered: Json  # the globals of its file
+    found: Json | None  # benchmarks/results/evidence/NAME.json
+    quantity: dict[str, dict[str, Units]]  # {arm: {seed: its quantity by unit}}
+    effects: dict[str, Effect]  # of the arms that have a difference
+
+    @property
+    def measure(self) -> str:
+        return self.registered.get("MEASURE", "pass@1")
+
+    @property
+    def against(self) -> str | float:
+        """The baseline, or a constant such as chance."""
+        assert self.found is not None
+        return self.registered.get("AGAINST", self.found["baseline"])
+
+
+def load(name: str) -> Claim:
+    registered = runpy.run_path(str(ROOT / source(name).partition(":")[0]))
+    path = RESULTS / f"{name}.json"
     if not path.exists():
-        return [*lines, "Not run yet.", ""]
+        return Claim(name, registered, None, {}, {})
     found = json.loads(path.read_text())
     measure = registered.get("MEASURE", "pass@1")
     units = registered.get("units", lambda run: solved(run, measure))
-    own = "units" in registered  # a quantity that is not the measure
-    values_of = {
-        name: {seed: units(run) for seed, run in runs.items()}
-        for name, runs in found["arms"].items()
+    quantity = {
+        arm: {seed: units(run) for seed, run in runs.items()} for arm, runs in found["arms"].items()
     }
-    base, against = values_of[found["baseline"]], found["baseline"]
-    if "AGAINST" in registered:  # a constant, such as chance
-        against = registered["AGAINST"]
+    base, effects = quantity[found["baseline"]], {}
+    for arm, own in quantity.items():
+        if "AGAINST" in registered:
+            base = {
+                seed: dict.fromkeys(by_unit, registered["AGAINST"]) for seed, by_unit in own.items()
+            }
+        elif arm == found["baseline"]:
+            continue
+        both = set(own) & set(base)
+        if not both:
+            continue
+        mean, low, high = difference(own, base, registered.get("PAIRED", True))
+        expected, decided = registered["EXPECTED"].get(arm), ""
+        if expected:
+            few = len(both) < len(found["seeds"])
+            decided = "too few seeds" if few else verdict(expected, low, high)
+            decided = f"{expected}: {decided}" + ", in one seed" * (len(found["seeds"]) == 1)
+        effects[arm] = Effect(mean, low, high, decided)
+    return Claim(name, registered, found, quantity, effects)
+
+
+def section(claim: Claim) -> list[str]:
+    """The part of the page about one claim."""
+    registered, found, measure = claim.registered, claim.found, claim.measure
+    head = registered["__doc__"].strip().split("\n\n", 1)
+    lines = [f"## {registered['CLAIM']}", "", f"`{source(claim.name)}`. {head[1]}", ""]
+    if not found:
+        return [*lines, "Not run yet.", ""]
+    lines += [f"![the curves and effects of {claim.name}](evidence/{claim.name}.png)", ""]
+    own = "units" in registered  # a quantity that is not the measure
     quantity = f" {registered['QUANTITY']} |" if own else ""
     lines += [
-        f"| arm | seeds | {measure} before | after |{quantity} minus {against} | verdict | s |",
+        f"| arm | seeds | {measure} before | after |{quantity} minus {claim.against} "
+        "| verdict | s |",
         "|---|---|---|---|---|---|---|" + "---|" * own,
     ]
     for name, runs in found["arms"].items():
@@ -189,39 +260,30 @@ def section(claim: str) -> list[str]:
         )
         if own:
             after += " | " + " ".join(
-                f"{mean_of(by_unit):.3f}" for by_unit in values_of[name].values()
+                f"{mean_of(by_unit):.3f}" for by_unit in claim.quantity[name].values()
             )
         other, decided = "", ""
-        if "AGAINST" in registered:
-            base = {
-                seed: dict.fromkeys(by_unit, against) for seed, by_unit in values_of[name].items()
-            }
-        elif name == found["baseline"]:
+        if effect := claim.effects.get(name):
+            other = f"{effect.mean:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}]"
+            decided = effect.verdict
+        elif name == claim.against:
             other = "baseline"
-        if not other and set(runs) & set(base):
-            mean, low, high = difference(values_of[name], base, registered.get("PAIRED", True))
-            other = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-            if name in registered["EXPECTED"]:
-                few = len(set(runs) & set(base)) < len(found["seeds"])
-                decided = registered["EXPECTED"][name] + ": "
-                decided += (
-                    "too few seeds" if few else verdict(registered["EXPECTED"][name], low, high)
-                )
-                decided += ", in one seed" * (len(found["seeds"]) == 1)
         seconds = sum(run["seconds"] for run in runs.values())
         seeds = ", ".join(runs)
         lines.append(
             f"| {name} | {seeds} | {before} | {after} | {other} | {decided} | {seconds:.0f} |"
         )
-    return [*lines, *details(found), ""]
+    return [*lines, *details(found, registered.get("TIMED", False)), ""]
 
 
 def main() -> None:
     rules = (ROOT / "benchmarks/evidence/README.md").read_text()
-    lines = [rules.rstrip(), ""]
-    for claim in CLAIMS:
+    claims = [load(name) for name in CLAIMS]
+    lines = [rules.rstrip(), "", "![all effects, with their intervals](evidence/all.png)", ""]
+    for claim in claims:
         lines += section(claim)
     PAGE.write_text("\n".join(lines))
+    figures.draw(claims, PAGE.with_suffix(""))
 
 
 if __name__ == "__main__":

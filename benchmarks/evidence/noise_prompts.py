@@ -29,7 +29,7 @@ def arms(inject: dict, strata: dict, mean: dict) -> list:
 
     pooled = dict(fn="appeals.pooled", probability=0.25, decay=0.95)
     both = LODGE | dict(positives=True)
-    by_stratum = dict(fn="appeals.stratified_both", decay=0.95, shrink=20.0)
+    by_stratum = dict(fn="appeals.stratified_both", decay=0.95, shrink=20.0, shown=2)
     return [
         ("clean", {}),
         ("uncorrected", {"shaping": noise}),

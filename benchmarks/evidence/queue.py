@@ -51,7 +51,17 @@ KEPT = (
     "time/update",
 )
 KEPT_PREFIXES = (  # what methods wrote
-    *("audit_", "tree/", "fp_rate", "fn_rate", "self/", "steps/", "vote/", "verify/rise/"),
+    *(
+        "audit_",
+        "tree/",
+        "fp_rate",
+        "fn_rate",
+        "injected_",
+        "self/",
+        "steps/",
+        "vote/",
+        "verify/rise/",
+    ),
     *("verify/guide/", "verify/scaf/", "verify/tool/", "verify/selfplay/"),
 )
 Json = dict[str, tp.Any]

@@ -3,11 +3,12 @@
 Tran, Yao and Yu, arXiv 2509.18314 (MATH 87.6 to 91.0 there). Tasks: products (short chains) in
 this file, and sums of three numbers by `:three_sums`. Registered: tempo minus grpo is above 0, by
 plain sampling and by branching inside replies; the ledger also has the steps to half of grpo's
-gain, the seconds of a step, the share of tokens at which the tree parts and its depth. Baseline:
-grpo, with the same standardisation.
+gain, what was right after equal seconds, the share of tokens at which the tree parts and its
+depth. Baseline: grpo, with the same standardisation.
 """
 
 CLAIM = "TEMPO ends higher than GRPO at equal samples"
+TIMED = True  # one queue runs them all, in the same way
 EXPECTED = {"tempo": "above", "tempo_branching": "above"}
 
 

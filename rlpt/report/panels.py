@@ -78,7 +78,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "Noise of the verifiers": (
         Panel(
             "Estimated and injected error rates",
-            r"(.+/)?(fp_rate|fn_rate|injected_fp|injected_fn)",
+            r"(.+/)?((fp_rate|fn_rate)(_\d+)?|injected_fp|injected_fn)",
             "fp: wrong answers that passed; fn: right ones that failed",
         ),
         Panel(

@@ -162,6 +162,13 @@ def _shrunk(
     return jnp.clip(jnp.append(rates, pooled), 0.0, max_rate)
 
 
+def _shown(count: int, **rates: jax.Array) -> Arrays:
+    """Metrics of the first strata's rates: fp_rate=[MAX_STRATA + 1] gives metrics/fp_rate_0, ..."""
+    if not 0 <= count <= MAX_STRATA:
+        raise ValueError(f"shown: got {count}, expected 0 to {MAX_STRATA}, a number of strata")
+    return {f"metrics/{name}_{i}": rate[i] for name, rate in rates.items() for i in range(count)}
+
+
 def _stratified_init() -> Arrays:
     return {"missed": jnp.zeros(MAX_STRATA), "positives": jnp.zeros(MAX_STRATA)}
 
@@ -179,6 +186,7 @@ def _stratified_update(
     true_positive: float = 1.0,
     false_positive: float = 0.0,
     max_rate: float = 0.9,
+    shown: int = 0,
 ) -> tuple[Arrays, Arrays]:
     """`pooled` by stratum, each rate shrunk to that of all.
 
@@ -188,9 +196,12 @@ def _stratified_update(
     Args:
       strata: [P,G] int32 in [0, 64), of `rewards.strata`; other rows get the pooled rate.
       shrink: rows that the pooled rate counts for.
+      shown: so many strata, from 0 on, have metrics of their own, such as metrics/fn_rate_0.
       The others as `pooled`.
 
     Returns: fn_rates [P,G] float32, scalar metrics/fn_rate (pooled); and the new state.
+
+    Raises: ValueError for `shown` below 0 or above 64.
     """
     chex.assert_equal_shape([rewards, appeal, strata])
     positive, heard, won = _appealed(rewards, appeal, row_mask)
@@ -200,7 +211,8 @@ def _stratified_update(
         "positives": decay * state["positives"] + _count(positive, strata),
     }
     rates = _shrunk(jnp.maximum(new["missed"], 0.0), new["positives"], shrink, max_rate)
-    return {"fn_rates": rates[_index(strata)], "metrics/fn_rate": rates[-1]}, new
+    out = {"fn_rates": rates[_index(strata)], "metrics/fn_rate": rates[-1]}
+    return out | _shown(shown, fn_rate=rates), new
 
 
 def _both_init() -> Arrays:
@@ -219,6 +231,7 @@ def _both_update(
     true_positive: float = 1.0,
     false_positive: float = 0.0,
     max_rate: float = 0.9,
+    shown: int = 0,
 ) -> tuple[Arrays, Arrays]:
     """False positive and false negative rates by stratum, from appeals of either verdict.
 
@@ -237,6 +250,8 @@ def _both_update(
 
     Returns: fp_rates and fn_rates [P,G] float32, scalars metrics/fp_rate and metrics/fn_rate
       (pooled); and the new state.
+
+    Raises: as `stratified`.
 
     Reference: derived here; without strata and false positives it estimates what `pooled` does.
     """
@@ -258,7 +273,7 @@ def _both_update(
         "metrics/fp_rate": fp_rates[-1],
         "metrics/fn_rate": fn_rates[-1],
     }
-    return out, new
+    return out | _shown(shown, fp_rate=fp_rates, fn_rate=fn_rates), new
 
 
 pooled = Transform(_pooled_init, _pooled_update)

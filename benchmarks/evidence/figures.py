@@ -1,0 +1,175 @@
+"""The pictures of docs/evidence.md: one of all effects, and one of each claim's curves.
+
+`python -m benchmarks.evidence.ledger` draws them.  Bands are from the lowest to the highest seed.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import pathlib
+import typing as tp
+
+import numpy as np
+
+from rlpt.report.curves import COLOURS, band
+
+if tp.TYPE_CHECKING:
+    from benchmarks.evidence.ledger import Claim, Json
+SMOOTH = 5  # steps
+STYLES = ("-", "--", ":")
+DECIDED = {"not reproduced": "#D55E00", "reproduced": "#009E73", "undecided": "#E69F00"}
+
+
+def draw(claims: collections.abc.Iterable[Claim], out: pathlib.Path) -> None:
+    """Writes all.png and one NAME.png for each claim that has a run."""
+    out.mkdir(exist_ok=True)
+    claims = [claim for claim in claims if claim.found]
+    _save(every_effect(claims), out / "all.png")
+    for claim in claims:
+        _save(one(claim), out / f"{claim.name}.png")
+
+
+def every_effect(claims: collections.abc.Sequence[Claim]) -> tp.Any:
+    """Effects of which something was registered, with their intervals, on one axis."""
+    rows = [
+        (f"{claim.name}: {arm}", effect)
+        for claim in claims
+        for arm, effect in claim.effects.items()
+        if effect.verdict
+    ]
+    figure, (axes,) = _figure(1, width=8.0, height=0.8 + 0.26 * len(rows))
+    _intervals(axes, rows)
+    axes.set_title("difference from the baseline, in each claim's own quantity", fontsize=10)
+    for word, colour in DECIDED.items():
+        axes.plot([], [], "o", color=colour, label=word)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def one(claim: Claim) -> tp.Any:
+    """How the arms of a claim got there, and how far from each other they ended."""
+    assert claim.found
+    rates = any(_rates(run) for runs in claim.found["arms"].values() for run in runs.values())
+    many = claim.measure not in ("pass@1", "pass@8")
+    figure, axes = _figure(3 + rates, width=4.1 * (3 + rates), height=3.4)
+    arms = {name: list(runs.values()) for name, runs in claim.found["arms"].items() if runs}
+    _training(axes[0], arms)
+    (_solved if many else _held_out)(axes[1], arms)
+    if rates:
+        _error_rates(axes[2], arms, claim.registered.get("INJECT", {}))
+    axes[-1].set_title(
+        f"{claim.registered.get('QUANTITY', claim.measure)} minus {claim.against}", fontsize=10
+    )
+    _intervals(axes[-1], list(claim.effects.items()))
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False
+    )
+    return figure
+
+
+def _figure(panels: int, width: float, height: float) -> tuple[tp.Any, tp.Any]:
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(width, height), dpi=80, layout="constrained")
+    every = figure.subplots(1, panels, squeeze=False)[0]
+    for axes in every:
+        axes.grid(True, color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+        axes.locator_params("x", nbins=6)
+    return figure, every
+
+
+def _save(figure: tp.Any, path: pathlib.Path) -> None:
+    figure.savefig(path, metadata={"Software": None})  # the version of matplotlib
+
+
+def _style(number: int) -> dict[str, tp.Any]:
+    colour = COLOURS[number % len(COLOURS)]
+    return {"color": colour, "linestyle": STYLES[number // len(COLOURS)]}
+
+
+def _curve(run: Json, name: str, smooth: int = 1) -> dict[int, float]:
+    """{step: the mean of the last `smooth` values}."""
+    points = run["curves"].get(name, [])
+    return {
+        step: float(np.mean([v for _, v in points[max(0, i + 1 - smooth) : i + 1]]))
+        for i, (step, _) in enumerate(points)
+    }
+
+
+def _lines(axes: tp.Any, label: str, seeds: list[dict[int, float]], **style: tp.Any) -> None:
+    if not all(seeds):
+        return
+    steps, mean, low, high = band(seeds)
+    axes.plot(steps, mean, label=label, **style)
+    if len(seeds) > 1:
+        axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _training(axes: tp.Any, arms: dict[str, list[Json]]) -> None:
+    for number, (name, runs) in enumerate(arms.items()):
+        seeds = [_curve(run, "verdict/number", SMOOTH) for run in runs]
+        _lines(axes, name, seeds, **_style(number))
+    axes.set_title(f"right while training, mean of {SMOOTH} steps", fontsize=10)
+    axes.set_xlabel("step", fontsize=9)
+
+
+def _held_out(axes: tp.Any, arms: dict[str, list[Json]]) -> None:
+    for number, (name, runs) in enumerate(arms.items()):
+        seeds = [_curve(run, "eval/pass@1") for run in runs]
+        _lines(axes, name, seeds, marker="o", markersize=4, **_style(number))
+    axes.set_title("held-out pass@1", fontsize=10)
+    axes.set_xlabel("step", fontsize=9)
+
+
+def _solved(axes: tp.Any, arms: dict[str, list[Json]]) -> None:
+    """pass@k by k, after the runs and, in grey, before them."""
+
+    def by_k(run: Json) -> dict[int, float]:
+        return {int(k[5:]): v for k, v in run.items() if k.startswith("pass@")}
+
+    before = [by_k(run["before"]) for runs in arms.values() for run in runs]
+    _lines(axes, "before", before, color="0.5", linestyle="-")
+    for number, (name, runs) in enumerate(arms.items()):
+        _lines(axes, name, [by_k(run["after"]) for run in runs], **_style(number))
+    axes.set_xscale("log", base=2)
+    axes.set_title("held-out pass@k; grey: before", fontsize=10)
+    axes.set_xlabel("k", fontsize=9)
+
+
+def _rates(run: Json) -> list[str]:
+    """Curves of estimated error rates: by stratum where they are known, else pooled."""
+    names = [n for n in run["curves"] if n.startswith(("fp_rate", "fn_rate"))]
+    return [n for n in names if n[-1].isdigit()] or names
+
+
+def _error_rates(axes: tp.Any, arms: dict[str, list[Json]], injected: dict[str, tp.Any]) -> None:
+    """Args: injected: settings of noise.inject, of which a tuple is by stratum."""
+    drawn = 0
+    for name, runs in arms.items():
+        for rate in _rates(runs[0]):
+            style = _style(drawn)
+            drawn += 1
+            _lines(axes, f"{name} {rate}", [_curve(run, rate) for run in runs], **style)
+            kind, _, stratum = rate.rpartition("_")
+            if stratum.isdigit():
+                true = injected[kind][int(stratum)]
+                axes.axhline(true, color=style["color"], alpha=0.4, linewidth=3)
+            else:  # what was drawn, of which the pooled rate is one of the whole batch
+                seen = [_curve(run, f"injected_{rate[:2]}", SMOOTH) for run in runs]
+                _lines(axes, "", seen, **style | {"alpha": 0.4, "linewidth": 3})
+    axes.set_title("error rates: estimated (thin), true (thick)", fontsize=10)
+    axes.set_xlabel("step", fontsize=9)
+    axes.legend(frameon=False, fontsize=7)
+
+
+def _intervals(axes: tp.Any, effects: list[tuple[str, tp.Any]]) -> None:
+    """One line each, from above: the interval, its mean, the verdict as the colour."""
+    for i, (_, effect) in enumerate(effects):
+        said = next((c for word, c in DECIDED.items() if word in effect.verdict), "0.5")
+        axes.plot([effect.low, effect.high], [i, i], color=said, linewidth=2)
+        axes.plot([effect.mean], [i], "o", color=said, markersize=5)
+    axes.axvline(0.0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(effects)), [name for name, _ in effects], fontsize=8)
+    axes.set_ylim(len(effects) - 0.5, -0.5)
