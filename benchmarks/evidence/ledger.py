@@ -12,12 +12,14 @@ import typing as tp
 
 import numpy as np
 
+from benchmarks import gradient_noise
 from benchmarks.evidence import figures
 from benchmarks.evidence.queue import CLAIMS, RESULTS, ROOT, source
 
 PAGE = ROOT / "docs/evidence.md"
 DRAWS = 10_000
 SAME = 0.10  # a difference within it counts as none
+NOT_RUN = ("Not run yet.",)
 GAIN = 0.20  # what the clean arm must gain for a claim to count
 Json = dict[str, tp.Any]
 
@@ -241,7 +243,7 @@ def section(claim: Claim) -> list[str]:
     head = registered["__doc__"].strip().split("\n\n", 1)
     lines = [f"## {registered['CLAIM']}", "", f"`{source(claim.name)}`. {head[1]}", ""]
     if not found:
-        return [*lines, "Not run yet.", ""]
+        return [*lines, *NOT_RUN, ""]
     lines += [f"![the curves and effects of {claim.name}](evidence/{claim.name}.png)", ""]
     own = "units" in registered  # a quantity that is not the measure
     quantity = f" {registered['QUANTITY']} |" if own else ""
@@ -282,6 +284,15 @@ def main() -> None:
     lines = [rules.rstrip(), "", "![all effects, with their intervals](evidence/all.png)", ""]
     for claim in claims:
         lines += section(claim)
+    noise = gradient_noise.__doc__ or ""
+    lines += [
+        "## the noise of TEMPO's gradient",
+        "",
+        *noise.split("\n\n", 2)[2].strip().split("\n"),
+    ]
+    found = gradient_noise.RESULTS
+    known = found.exists()
+    lines += ["", *(gradient_noise.table(json.loads(found.read_text())) if known else NOT_RUN), ""]
     PAGE.write_text("\n".join(lines))
     figures.draw(claims, PAGE.with_suffix(""))
 
