@@ -275,7 +275,7 @@ def _evaluate(argv: list[str]) -> None:
 
     values = _flags("evaluate", argv, define, config=True)
     _need(values, "evaluate", "model")
-    from rlpt import evaluate, policy
+    from rlpt import evaluate, policy, results
 
     config = values.config
     if config is None:
@@ -284,16 +284,16 @@ def _evaluate(argv: list[str]) -> None:
                 "rlpt evaluate: --config is needed (only a run's workdir knows its own tasks)"
             )
         config = policy.workdir_config(values.model)
-    base = evaluate.read_result(values.base) if values.base else None  # before the work
+    base = results.read_result(values.base) if values.base else None  # before the work
     result = evaluate.evaluate_source(
         config, values.model, best_of=values.best_of, cot=values.cot, plain=values.plain,
         cache=evaluate.cache_directory() if values.cache is None else values.cache,
         model_name=values.model_name, api_key_env=values.api_key_env,
     )  # fmt: skip
-    print(evaluate.table(result))
+    print(results.table(result))
     if base:
-        result["comparison"] = evaluate.compare(result, base)
-        print(evaluate.comparison_table(result["comparison"]))
+        result["comparison"] = results.compare(result, base)
+        print(results.comparison_table(result["comparison"]))
     _write_json(values.out, result)
 
 
@@ -307,10 +307,10 @@ def _compare(argv: list[str]) -> None:
     if len(files) < 2 or any(f.startswith("-") for f in files):
         raise SystemExit(f"rlpt evaluate compare: expected NEW.json BASE.json\n\n{USAGE}")
     values = _flags("evaluate compare", rest, define, config=False)
-    from rlpt import evaluate
+    from rlpt import results
 
-    found = evaluate.compare(*map(evaluate.read_result, files))
-    print(evaluate.comparison_table(found))
+    found = results.compare(*map(results.read_result, files))
+    print(results.comparison_table(found))
     _write_json(values.out, found)
 
 

@@ -1,9 +1,8 @@
-"""How good a policy is on held-out prompts, and whether it is better than another.
+"""How good a policy is on held-out prompts.
 
-Each measure is a mean over prompts of a number per prompt, so that intervals resample
-prompts and two results are compared prompt by prompt.  `evaluate` judges a model in hand
-(the trainer's); `evaluate_source` any model by name, prompt by prompt into a journal, so
-that what is interrupted goes on and what is known is not computed again.
+`evaluate` judges a model in hand (the trainer's); `evaluate_source` any model by name, prompt by
+prompt into a journal, so that what is interrupted goes on and what is known is not computed
+again.  What the judged completions come to is in `results`.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ import typing as tp
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rlpt import build, checkpoint, metrics, records, search, settings, statistics
+from rlpt import build, checkpoint, metrics, records, results, settings, statistics
 from rlpt import config as config_lib
 from rlpt import tools as tools_lib
 from rlpt.endpoint import Completion, Endpoint
@@ -43,7 +41,6 @@ Verify = collections.abc.Callable[
     collections.abc.Sequence[collections.abc.Mapping[str, verifiers_base.Verdict]],
 ]
 Complete = collections.abc.Callable[..., tools_lib.Batch]
-Row = dict[str, tp.Any]  # what is known of a prompt, as JSON: see `judge`
 # Of a row, for the trainer's log.
 BRIEF = ("correct", "samples", "sample", "chosen", "greedy", "greedy_text", "content", "missing")
 LOST = ("timeout", "crash", "invalid")  # outcomes that say nothing of the completion
@@ -99,7 +96,7 @@ def judge(
     greedy: bool,
     counted: collections.abc.Collection[str] | None,
     reading: collections.abc.Mapping[str, str] | None = None,
-) -> list[Row]:
+) -> list[results.Row]:
     """Samples and judges completions of some prompts.
 
     Args: as `evaluate`; verify: as `VerifierPool.verify`; prompts: one batch; reading: settings of
@@ -111,7 +108,7 @@ def judge(
       greedy (bool), greedy_text.  Without samples, verdicts, tokens and truncated are of the greedy
       completion.
     """
-    rows: list[Row] = [{"task": p.task, "content": content_id(p)} for p in prompts]
+    rows: list[results.Row] = [{"task": p.task, "content": content_id(p)} for p in prompts]
     for sampled, n, heat in ((True, samples, temperature), (False, int(greedy), 0.0)):
         if not n:
             continue
@@ -149,98 +146,6 @@ def _lost(
     counted: collections.abc.Collection[str] | None,
 ) -> bool:
     return any(v.outcome in LOST for k, v in verdicts.items() if counted is None or k in counted)
-
-
-def measures(
-    rows: collections.abc.Sequence[Row], best_of: str = "", cot: str = ""
-) -> dict[str, np.ndarray]:
-    """The numbers whose means are the result: {measure: [N], one a prompt}.
-
-    pass@k and, for k > 1, pass^k, maj@k, best@k and weighted@k for k in powers of two and n, the
-    number of samples; avg@n, the share of correct samples, which pass@1 equals; cot_pass@k; chosen,
-    the completion that a search puts first; greedy.  Only those that the rows allow: maj@k needs an
-    answer in at least one completion.
-
-    Args:
-      rows: of `judge`, all with the same number of samples, or only with what is in BRIEF.
-      best_of: name of the verifier whose score chooses the completion of best@k, and is the
-        weight of its answer's vote in weighted@k.
-      cot: name of a verifier that judges the reasoning: cot_pass@k is pass@k where a
-        completion counts only if that one finds it correct too (Wen et al., arXiv 2506.14245).
-    """
-    out: dict[str, np.ndarray] = {}
-    n = rows[0].get("samples", 0)
-    if n:
-        correct = np.array([r["correct"] for r in rows])
-        ks = sorted({2**i for i in range(n.bit_length())} | {n})
-        out |= {f"pass@{k}": statistics.pass_at_k(n, correct, k) for k in ks}
-        out |= {f"pass^{k}": statistics.pass_all_k(n, correct, k) for k in ks[1:]}
-        out[f"avg@{n}"] = correct / n
-        answered = any(a is not None for r in rows for a in r.get("answers", ()))
-        if answered:
-            majority = statistics.majority_at_k
-            for k in ks[1:]:
-                out[f"maj@{k}"] = np.array([majority(r["hits"], r["answers"], k) for r in rows])
-        if best_of:
-            scores = [[s for s, _ in _verdicts(r, best_of)] for r in rows]
-            each = list(zip(rows, scores, strict=True))
-            for k in ks[1:]:
-                out[f"best@{k}"] = np.array(
-                    [statistics.best_of_k(r["hits"], s, k) for r, s in each]
-                )
-                if answered:
-                    weighted = search.weighted_at_k
-                    out[f"weighted@{k}"] = np.array(
-                        [weighted(r["hits"], r["answers"], s, k) for r, s in each]
-                    )
-        if cot:
-            sound = np.array(
-                [
-                    sum(h and o == "correct" for h, (_, o) in zip(r["hits"], v, strict=True))
-                    for r, v in ((r, _verdicts(r, cot)) for r in rows)
-                ]
-            )
-            out |= {f"cot_pass@{k}": statistics.pass_at_k(n, sound, k) for k in ks}
-    for name in ("chosen", "greedy"):
-        if name in rows[0]:
-            out[name] = np.array([r[name] for r in rows], float)
-    return out
-
-
-def _verdicts(row: Row, name: str) -> list[tuple[float | None, str]]:
-    """The verdicts of one verifier; of a prompt that it did not judge, none with a score."""
-    return row["verdicts"].get(name, [(None, "")] * row["samples"])
-
-
-def summary(rows: collections.abc.Sequence[Row]) -> dict[str, tp.Any]:
-    """pass@k and greedy, their intervals, lengths, truncation and outcomes: see `evaluate`."""
-    result: dict[str, tp.Any] = {"prompts": len(rows), "samples": rows[0].get("samples", 0)}
-    brief = ("pass@", "chosen", "greedy")
-    shown = {k: v for k, v in measures(rows).items() if k.startswith(brief)}
-    result |= {k: float(v.mean()) for k, v in shown.items()}
-    lengths = [t for r in rows for t in r["tokens"] if t is not None]
-    if lengths:
-        result["length"] = float(np.mean(lengths))
-    result["truncated"] = float(np.mean([t for r in rows for t in r["truncated"]]))
-    if missing := sum(r.get("missing", 0) for r in rows):
-        result["missing"] = missing / sum(r.get("samples", 0) + ("greedy" in r) for r in rows)
-    result["outcomes"] = dict(
-        collections.Counter(
-            f"{name}/{outcome}"
-            for r in rows
-            for name, verdicts in r["verdicts"].items()
-            for _, outcome in verdicts
-        )
-    )
-    tasks = sorted({r["task"] for r in rows})
-    if len(tasks) > 1:
-        result["tasks"] = {}
-        for task in tasks:
-            own = measures([r for r in rows if r["task"] == task])
-            result["tasks"][task] = {
-                k: float(own[k].mean()) for k in ("pass@1", "greedy") if k in own
-            }
-    return result
 
 
 def evaluate(
@@ -282,7 +187,9 @@ def evaluate(
         if done:
             done(len(part))
     brief = [{k: r[k] for k in BRIEF if k in r} for r in rows]
-    return summary(rows) | {"per_prompt": dict(zip((p.id for p in prompts), brief, strict=True))}
+    return results.summary(rows) | {
+        "per_prompt": dict(zip((p.id for p in prompts), brief, strict=True))
+    }
 
 
 def _check(prompts: collections.abc.Sequence[Prompt]) -> None:
@@ -302,7 +209,7 @@ class Journal:
     """
 
     def __init__(self, path: pathlib.Path | None, key: dict[str, tp.Any]):
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, results.Row] = {}
         self._path = path
         if path is None:
             return
@@ -320,7 +227,7 @@ class Journal:
         except ValueError as e:
             raise ValueError(f"{path} is damaged ({e}); delete it to judge its prompts anew") from e
 
-    def add(self, rows: dict[str, Row]) -> None:
+    def add(self, rows: dict[str, results.Row]) -> None:
         self.rows |= rows
         if self._path is not None:
             text = "".join(json.dumps({name: row}) + "\n" for name, row in rows.items())
@@ -400,7 +307,7 @@ def evaluate_source(
         path = pathlib.Path(cache) / f"{checkpoint.fingerprint(key)}.jsonl" if cache else None
         journal = Journal(path, key)
         missing = [p for p in prompts if p.id not in journal.rows]
-        unkept: dict[str, Row] = {}  # whose verdicts were lost: the next time they are judged again
+        unkept: dict[str, results.Row] = {}  # verdicts were lost: judged again the next time
         if known := len(prompts) - len(missing):
             records.say(f"{known} of {len(prompts)} prompts are in {path}")
         with metrics.progress("evaluate", len(missing)) if missing else _silent() as advance:
@@ -416,8 +323,8 @@ def evaluate_source(
                 unkept |= {k: row for k, row in judged.items() if "missing" in row}
                 advance(len(part))
     rows = [journal.rows.get(p.id) or unkept[p.id] for p in prompts]
-    found = measures(rows, best_of, cot)
-    result = summary(rows) | {k: float(v.mean()) for k, v in found.items()}
+    found = results.measures(rows, best_of, cot)
+    result = results.summary(rows) | {k: float(v.mean()) for k, v in found.items()}
     result["intervals"] = {k: statistics.bootstrap(v) for k, v in found.items()}
     result["interval"] = (
         f"{statistics.LEVEL:.0%} percentile bootstrap over prompts, "
@@ -425,7 +332,7 @@ def evaluate_source(
     )
     for spec in config.verifiers:
         if spec["fn"] == CONFIDENCE and config.eval.samples:
-            result["calibration"] = _calibration(rows, spec["name"])
+            result["calibration"] = results.calibration(rows, spec["name"])
     result |= {"model": source, "best_of": best_of, "cot": cot, "key": key}
     return result | {"per_prompt": dict(zip((p.id for p in prompts), rows, strict=True))}
 
@@ -494,131 +401,3 @@ def _code(module: str) -> str:
     for file in files:
         digest.update(f"{file.relative_to(origin.parent)}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _calibration(rows: collections.abc.Sequence[Row], name: str) -> dict[str, tp.Any]:
-    pairs = [
-        (score, hit)
-        for r in rows
-        for hit, (score, outcome) in zip(r["hits"], _verdicts(r, name), strict=True)
-        if outcome == "correct"
-    ]
-    unstated = sum(r["samples"] for r in rows) - len(pairs)
-    if not pairs:
-        return {"rows": 0, "unstated": unstated}
-    stated, right = (np.array(x) for x in zip(*pairs, strict=True))
-    return {**statistics.calibration(stated, right), "unstated": unstated}
-
-
-# ---- two results
-
-
-def compare(new: dict[str, tp.Any], base: dict[str, tp.Any]) -> dict[str, tp.Any]:
-    """Compares two results on the prompts that both have.
-
-    Args:
-      new, base: as `evaluate_source` returns or a run leaves in eval_<step>.json.
-    Returns: prompts (shared), only_new, only_base (numbers of others), measures {measure: of
-      `statistics.paired`}, and, where both drew as many samples, support: a prompt is in a
-      model's support if at least one of its n samples is correct, so it depends on n;
-      gained, lost (ids), kept, never (numbers), retained (kept / (kept + lost); None: the
-      base solves none).
-    Raises: ValueError where no prompt is shared, or one id stands for two prompts.
-    """
-    a, b = new["per_prompt"], base["per_prompt"]
-    shared = [name for name in a if name in b]
-    if not shared:
-        raise ValueError(
-            f"compare: none of the {len(a)} and {len(b)} prompts is in both results; compare "
-            "results on the same task"
-        )
-    first, second = [a[name] for name in shared], [b[name] for name in shared]
-    for name, x, y in zip(shared, first, second, strict=True):
-        known = {row["content"] for row in (x, y) if "content" in row}
-        if len(known) > 1:
-            raise ValueError(
-                f"compare: {name!r} is another prompt in one result than in the other (question or "
-                "reference differ); judge both models on the same data"
-            )
-    settings = [{k: r.get(k, "") for k in ("best_of", "cot")} for r in (new, base)]
-    mine, theirs = measures(first, **settings[0]), measures(second, **settings[1])
-    out: dict[str, tp.Any] = {
-        "prompts": len(shared),
-        "only_new": len(a) - len(shared),
-        "only_base": len(b) - len(shared),
-        "measures": {k: statistics.paired(mine[k], theirs[k]) for k in mine if k in theirs},
-    }
-    if first[0].get("samples", 0) == second[0].get("samples", 0) > 0:
-        solved = [
-            (name, x["correct"] > 0, y["correct"] > 0)
-            for name, x, y in zip(shared, first, second, strict=True)
-        ]
-        gained = [name for name, x, y in solved if x and not y]
-        lost = [name for name, x, y in solved if y and not x]
-        kept = sum(x and y for _, x, y in solved)
-        out["support"] = {
-            "samples": first[0]["samples"],
-            **{"gained": gained, "lost": lost, "kept": kept},
-            "never": len(shared) - kept - len(gained) - len(lost),
-            "retained": kept / (kept + len(lost)) if kept or lost else None,
-        }
-    return out
-
-
-def read_result(path: str | os.PathLike[str]) -> dict[str, tp.Any]:
-    """A result from its file. Raises: FileNotFoundError; ValueError for another file."""
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected one that `rlpt evaluate` wrote")
-    try:
-        result = json.loads(pathlib.Path(path).read_text())
-    except ValueError as e:
-        raise ValueError(f"{path}: is not JSON ({e}); expected a file of `rlpt evaluate`") from e
-    if not isinstance(result, dict) or not result.get("per_prompt"):
-        raise ValueError(f"{path}: has no per_prompt; expected a file that `rlpt evaluate` wrote")
-    return result
-
-
-def table(result: dict[str, tp.Any]) -> str:
-    """A result for people: a line a measure, with its interval."""
-    lines = [f"{result['prompts']} prompts x {result['samples']} samples"]
-    for name, (low, high) in result["intervals"].items():
-        lines.append(f"{name:>12}  {result[name]:.4f}  [{low:.4f}, {high:.4f}]")
-    for name in ("length", "truncated"):
-        if name in result:
-            lines.append(f"{name:>12}  {result[name]:.4f}")
-    if "missing" in result:
-        lines.append(
-            f"{'missing':>12}  {result['missing']:.4f}  of the completions have no verdict and "
-            "count as wrong; the same command judges their prompts again"
-        )
-    if rows := result.get("calibration", {}).get("rows"):
-        c = result["calibration"]
-        lines.append(f"{'ece':>12}  {c['ece']:.4f}")
-        lines.append(f"{'brier':>12}  {c['brier']:.4f}  ({rows} rows, {c['unstated']} unstated)")
-    return "\n".join([*lines, f"[low, high]: {result['interval']}"])
-
-
-def comparison_table(found: dict[str, tp.Any]) -> str:
-    """A comparison for people."""
-    others = ""
-    if found["only_new"] or found["only_base"]:
-        others = f" ({found['only_new']} and {found['only_base']} others are in one result only)"
-    lines = [f"{found['prompts']} prompts in both{others}"]
-    lines.append(
-        f"{'':>12}  {'new':>7}  {'base':>7}  {'change':>8}  {'interval':>18}  "
-        f"{'better':>6}  {'worse':>6}  {'p':>8}"
-    )
-    for name, m in found["measures"].items():
-        interval = f"[{m['low']:+.4f}, {m['high']:+.4f}]"
-        lines.append(
-            f"{name:>12}  {m['new']:7.4f}  {m['base']:7.4f}  {m['difference']:+8.4f}  "
-            f"{interval:>18}  {m['wins']:6}  {m['losses']:6}  {m['p']:8.2g}"
-        )
-    if s := found.get("support"):
-        retained = "" if s["retained"] is None else f" ({s['retained']:.1%} of the base's)"
-        lines.append(
-            f"solved at least once in {s['samples']} samples: gained {len(s['gained'])}, lost "
-            f"{len(s['lost'])}, kept {s['kept']}{retained}, never {s['never']}"
-        )
-    lines.append("interval: 95% percentile bootstrap over prompts; p: exact sign test, two-sided")
-    return "\n".join(lines)

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from rlpt import build, cli, evaluate, records, statistics, tools
+from rlpt import build, cli, evaluate, records, results, statistics, tools
 from rlpt.endpoint import Endpoint, EndpointError
 from rlpt.tasks.base import Prompt, chat
 from rlpt.verifiers import base
@@ -262,7 +262,7 @@ def test_all_measures_of_a_model(whole):
     for name, (low, high) in whole["intervals"].items():
         assert low <= whole[name] <= high, name
     assert whole["outcomes"]["digit/correct"] == sum(r["correct"] for r in rows)
-    shown = evaluate.table(whole)
+    shown = results.table(whole)
     assert "6 prompts x 4 samples" in shown and "percentile bootstrap over prompts" in shown
 
 
@@ -329,12 +329,12 @@ def test_an_outage_is_said_and_not_remembered(tmp_path, capsys):
     down.touch()
     first = evaluate.evaluate_source(config, "toy", cache=tmp_path / "cache")
     assert first["pass@1"] == 0 and first["missing"] == 1.0
-    assert "1.0000  of the completions have no verdict" in evaluate.table(first)
+    assert "1.0000  of the completions have no verdict" in results.table(first)
     down.unlink()
     again = evaluate.evaluate_source(config, "toy", cache=tmp_path / "cache")
     assert again["pass@1"] == 1 and "missing" not in again
     assert "0 of 6 prompts" not in capsys.readouterr().out
-    with_model = evaluate.summary(list(first["per_prompt"].values()))
+    with_model = results.summary(list(first["per_prompt"].values()))
     assert with_model["missing"] == 1.0, "the trainer's evaluation says it too"
 
 
@@ -379,7 +379,7 @@ def test_scorers_judges_and_confidence(monkeypatch):
     found = result["calibration"]
     assert found["rows"] == len(stated) and found["unstated"] == 24 - len(stated)
     assert found["brier"] == pytest.approx(np.mean([(s - h) ** 2 for s, h in stated]))
-    assert "brier" in evaluate.table(result)
+    assert "brier" in results.table(result)
     for flag in ("best_of", "cot"):
         with pytest.raises(ValueError, match=f"{flag}: got 'nobody'"):
             evaluate.evaluate_source(config, "toy", **{flag: "nobody"})
@@ -406,7 +406,7 @@ def made(corrects, samples=4, start=0):
 
 
 def test_compare_by_hand():
-    found = evaluate.compare(made([4, 2, 0, 0, 1]), made([1, 2, 3, 0], start=0))
+    found = results.compare(made([4, 2, 0, 0, 1]), made([1, 2, 3, 0], start=0))
     assert (found["prompts"], found["only_new"], found["only_base"]) == (4, 1, 0)
     first = found["measures"]["pass@1"]
     assert first["new"] == 6 / 16 and first["base"] == 6 / 16 and first["difference"] == 0
@@ -414,20 +414,20 @@ def test_compare_by_hand():
     support = found["support"]
     assert support["gained"] == [] and support["lost"] == ["p2"]
     assert support["kept"] == 2 and support["never"] == 1 and support["retained"] == 2 / 3
-    shown = evaluate.comparison_table(found)
+    shown = results.comparison_table(found)
     assert "gained 0, lost 1, kept 2 (66.7% of the base's), never 1" in shown
     assert "(1 and 0 others are in one result only)" in shown
 
 
 def test_compare_refuses_and_leaves_out():
     with pytest.raises(ValueError, match="none of the 2 and 2 prompts is in both"):
-        evaluate.compare(made([1, 2]), made([1, 2], start=10))
+        results.compare(made([1, 2]), made([1, 2], start=10))
     new, old = made([1, 2]), made([1, 2])
     for result, content in ((new, "a"), (old, "b")):
         next(iter(result["per_prompt"].values()))["content"] = content
     with pytest.raises(ValueError, match="is another prompt in one result than in the other"):
-        evaluate.compare(new, old)
-    fewer = evaluate.compare(made([1, 2]), made([1, 1], samples=2))
+        results.compare(new, old)
+    fewer = results.compare(made([1, 2]), made([1, 1], samples=2))
     assert "support" not in fewer, "supports from 4 and from 2 samples"
     assert "pass@2" in fewer["measures"] and "pass@4" not in fewer["measures"]
 
@@ -584,7 +584,7 @@ def test_judge_needs_no_model():
     assert [r["correct"] for r in rows] == [0, 2]
     assert set(rows[0]["verdicts"]) == {"digit", "never"} and set(rows[1]["verdicts"]) == {"digit"}
     assert "greedy" not in rows[0]
-    found = evaluate.measures(rows, best_of="never")
+    found = results.measures(rows, best_of="never")
     assert found["best@2"].tolist() == [0.0, 1.0], "a prompt without scores"
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt import build, columns, evaluate, search, statistics
+from rlpt import build, columns, evaluate, results, search, statistics
 from rlpt import tools as tools_lib
 from rlpt.models.load import load
 from rlpt.rollouts import beam
@@ -99,9 +99,9 @@ def test_measures_have_the_weighted_votes():
         {"samples": 2, "correct": 1, "hits": [False, True], "answers": ["1", "2"],
          "verdicts": {"prm": [[0.9, "correct"], [0.3, "correct"]]}, "chosen": False},
     ]  # fmt: skip
-    found = evaluate.measures(rows, best_of="prm")
+    found = results.measures(rows, best_of="prm")
     assert found["weighted@2"].tolist() == found["best@2"].tolist() == [1, 0]
-    assert found["chosen"].tolist() == [1, 0] and "weighted@2" not in evaluate.measures(rows)
+    assert found["chosen"].tolist() == [1, 0] and "weighted@2" not in results.measures(rows)
 
 
 # ---- step beam search
@@ -296,5 +296,5 @@ def test_evaluation_of_a_model_by_name(tmp_path):
     assert set(searched["intervals"]) - set(plain["intervals"]) == {"chosen"}
     assert searched["per_prompt"] == again["per_prompt"] != plain["per_prompt"]
     assert len(list(tmp_path.iterdir())) == 2, "a journal each"
-    compared = evaluate.compare(searched, plain)["measures"]
+    compared = results.compare(searched, plain)["measures"]
     assert {"best@4", "weighted@4", "pass@1"} <= set(compared) and "chosen" not in compared
