@@ -25,6 +25,13 @@ faults=(
   tests/test_{verifiers,workdir}.py
 )
 pages=(tests/test_{benchmarks,docs,doctor,evaluate,evidence,launch,report,serve,sweep}.py)
+# Begun first in their stage, so that no process is left alone with one of them at the end.
+long=(
+  tests/test_{sharding,models,train,cli,transfers,overlap,weights}.py
+  tests/test_{methods,noise_gradients,preference,layouts,bandit,search}.py
+  tests/test_{faults,distributed,judge,embedded_judge}.py
+  tests/test_{benchmarks,evaluate,sweep,evidence,docs}.py
+)
 
 all=""
 options=(--durations=10)
@@ -109,9 +116,14 @@ if (($#)); then
 else
   # Files side by side, each as a whole: what a file compiles its tests share.
   options+=(--numprocesses "$(($(nproc) < 4 ? $(nproc) : 4))" --dist loadfile)
+  options+=(--no-loadscope-reorder)
   # stage NAME FILE...
   stage() {
-    check "$1" "$venv/bin/python" -m pytest "${options[@]}" "${@:2}"
+    local file first=()
+    for file in "${long[@]}"; do
+      [[ " ${*:2} " == *" $file "* ]] && first+=("$file")
+    done
+    check "$1" "$venv/bin/python" -m pytest "${options[@]}" "${first[@]}" "${@:2}"
   }
   core=()
   for file in tests/test_*.py; do
