@@ -31,7 +31,7 @@ from rlpt import evaluate, statistics
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/search.json"
 WIDTHS = (4, 8, 16)
-IMITATED = 12
+IMITATED = 9
 TASK = (dict(fn="arithmetic.sums", low=1, high=9, terms=3, system="", hints=True),)
 
 

@@ -54,6 +54,12 @@ def after_imitation(
     return own | dict(loss=tuple(terms), rollout=rollout, shaping=shaping)
 
 
+def over_the_run(run: dict[str, tp.Any]) -> dict[str, float]:
+    """{held-out prompt: share of right samples, mean over the evaluations behind the first}."""
+    evals, samples = run["evals"].values(), run["after"]["samples"]
+    return {p: sum(e[p] for e in evals) / (len(evals) * samples) for p in run["after"]["correct"]}
+
+
 def sweep(arg: str | None, arms: dict[str, dict[str, tp.Any]], baseline: str) -> dict[str, tp.Any]:
     """The sweep of these arms with one seed.
 

@@ -2,10 +2,10 @@
 
 Lv et al., "The Climb Carves Wisdom Deeper Than the Summit", arXiv 2505.22653 (40 % flips: 72 %
 against 75 %; the reasoning-pattern reward alone above 70 %). One-digit products; flips of both
-kinds by row or, as in their code, by whole groups; calibrated: as group_40, and rewards below 0.5
-lifted by patterns. Registered: rows of 10 and 20 % and groups of 10 and 20 % end no different
-from clean, and so do 40 %, as they report; patterns alone (12-token replies hardly hold any) and
-calibrated are reported. Baseline: clean.
+kinds by row or, as in their code, by whole groups. Quantity: held-out pass@1, mean over the
+evaluations after 10, 20 and 30 steps. Registered: rows of 10 and 20 % and groups of 10 and 20 %
+are no different from clean, and so are 40 %, as they report; patterns alone (12-token replies
+hardly hold any) is reported. Their calibration: flips_calibrated. Baseline: clean.
 """
 
 from benchmarks.evidence import arms
@@ -13,24 +13,21 @@ from benchmarks.evidence import arms
 CLAIM = "training survives flipped rewards"
 KINDS = [(unit, share) for unit in ("sample", "group") for share in (10, 20, 40)]
 EXPECTED = {f"{unit}_{share}": "same" for unit, share in KINDS}
+QUANTITY = "held-out pass@1, mean over the run"
+units = arms.over_the_run
 PATTERNS = dict(fn="reasoning.patterns", name="reasoning", weight=0.0)
 
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: short."""
-    base = dict(advantage=(dict(fn="group.rloo"),))
+    base = dict(advantage=(dict(fn="group.rloo"),), eval__every=10)
     found = {"clean": arms.arm("small_tasks", "products", **base)}
     for unit, share in KINDS:
         flips = dict(fn="noise.inject", fp_rate=share / 100, fn_rate=share / 100, unit=unit)
         shaping = (flips,)
         found[f"{unit}_{share}"] = arms.arm("small_tasks", "products", shaping=shaping, **base)
     number = found["clean"]["verifiers"]
-    lift = dict(fn="noise.calibrate", threshold=0.5, alpha=0.1)
     patterns = dict(verifiers=(*number, PATTERNS), **base)
-    found["calibrated"] = arms.arm(
-        "small_tasks", "products", **patterns,
-        shaping=(flips, lift | dict(reads=dict(pattern="verdict/reasoning"))),
-    )  # fmt: skip
     found["patterns"] = arms.arm(
         "small_tasks", "products", **patterns,
         shaping=(dict(fn="combine.weighted_sum", weights=dict(reasoning=1.0)),),

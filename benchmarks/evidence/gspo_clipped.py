@@ -18,13 +18,15 @@ MEAN = "aggregate.sequence_mean_token_mean"
 
 def units(run: dict) -> dict[str, float]:
     """{step: share}."""
-    return {str(step): value for step, value in run["curves"]["policy/clip_fraction"][-20:]}
+    curve = run["curves"]["policy/clip_fraction"]
+    return {str(step): value for step, value in curve if step > curve[-1][0] - 20}
 
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: short."""
+    every = dict(tasks=TASKS, learner__skip_zero_advantage=False)  # the share is of all rows
     found = {
-        "grpo": arms.arm("gspo", tasks=TASKS, loss=(dict(surrogate=CLIP, aggregate=MEAN),)),
-        "gspo": arms.arm("gspo", tasks=TASKS),
+        "grpo": arms.arm("gspo", loss=(dict(surrogate=CLIP, aggregate=MEAN),), **every),
+        "gspo": arms.arm("gspo", **every),
     }
     return arms.sweep(arg, found, "grpo")

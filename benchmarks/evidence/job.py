@@ -15,7 +15,7 @@ def get_config(arg: str | None = None):
     c.log.tensorboard = False
     if arg != "runlocal":
         c.steps = 30
-        c.eval.every = 10
+        c.eval.every = 6
         c.checkpoint.every = 10
         c.checkpoint.keep, c.checkpoint.keep_best = 1, 0
     return c

@@ -95,7 +95,8 @@ def verdict(expected: str, low: float, high: float) -> str:
 
 SHOWN = {  # what else is shown of an arm: curve -> (heading, how it becomes one number)
     "verdict/number": ("right while training, last 5 steps", "last"),
-    "policy/entropy": ("entropy, last 5 steps", "last"),
+    "policy/entropy": ("entropy of updated rows, last 5 steps", "last"),
+    "sampled_nll": ("nats a sampled token, last 5 logged steps", "last"),
     "policy/sampler_gap": ("sampler gap, mean", "mean"),
     "policy/clip_fraction": ("clipped share, mean", "mean"),
     "rollout/length": ("length, last 5 steps", "last"),
@@ -113,14 +114,30 @@ def values(run: Json, curve: str) -> np.ndarray:
     return np.array([value for _, value in run["curves"].get(curve, [])])
 
 
+def solved_at(run: Json) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and what was right there: held out where it was evaluated on its way, else in training.
+
+    Of training it is the mean of five steps.
+    """
+    points = np.array(run["curves"].get("eval/pass@1", []), float).reshape(-1, 2)
+    if len(points) <= 2:
+        seen = values(run, "verdict/number")
+        if len(seen) < 5:
+            return np.zeros(0), np.zeros(0)
+        mean = np.convolve(seen, np.ones(5) / 5, "valid")
+        points = np.array([[0, run["before"]["pass@1"]], *enumerate(mean, 5)], float)
+    return points[:, 0], points[:, 1]
+
+
 def half_way(run: Json, gain: float) -> float:
-    """The first step whose verdicts (five steps' mean) are half of `gain` above the first ones."""
-    seen = values(run, "verdict/number")
-    if len(seen) < 5:
+    """The step at which half of `gain` above the start is reached, between evaluations linearly."""
+    steps, right = solved_at(run)
+    there = np.flatnonzero(right >= run["before"]["pass@1"] + gain / 2)
+    if not len(there) or not there[0]:
         return float("nan")
-    mean = np.convolve(seen, np.ones(5) / 5, "valid")
-    there = np.flatnonzero(mean >= seen[0] + gain / 2)
-    return float(there[0] + 5) if len(there) else float("nan")
+    i = there[0]
+    wanted = (run["before"]["pass@1"] + gain / 2 - right[i - 1]) / (right[i] - right[i - 1])
+    return float(steps[i - 1] + wanted * (steps[i] - steps[i - 1]))
 
 
 def seconds(run: Json) -> float:
@@ -129,9 +146,9 @@ def seconds(run: Json) -> float:
 
 
 def right_by(run: Json, budget: float) -> float | None:
-    """The mean share of right rows in the last 5 steps that fit into `budget` seconds."""
-    seen = values(run, "verdict/number")[: max(int(budget / seconds(run) + 1e-6), 1)]
-    return float(seen[-5:].mean()) if len(seen) else None
+    """What is right after `budget` seconds of steps, between evaluations linearly."""
+    steps, right = solved_at(run)
+    return float(np.interp(budget / seconds(run), steps, right)) if len(steps) else None
 
 
 def details(found: Json, timed: bool) -> list[str]:
@@ -150,7 +167,7 @@ def details(found: Json, timed: bool) -> list[str]:
         for run in runs.values():
             numbers = {"s a step": seconds(run)}
             if timed and (reached := right_by(run, budget)) is not None:
-                numbers[f"right while training, after {budget:.0f} s of steps"] = reached
+                numbers[f"right after {budget:.0f} s of steps"] = reached
             if gain >= GAIN:
                 numbers["steps to half of the baseline's gain"] = half_way(run, float(gain))
             for curve, (heading, how) in SHOWN.items():
@@ -217,6 +234,8 @@ def load(name: str) -> Claim:
         arm: {seed: units(run) for seed, run in runs.items()} for arm, runs in found["arms"].items()
     }
     base, effects = quantity[found["baseline"]], {}
+    clean = found["arms"].get(registered.get("CLEAN"), {}).values()
+    gain = np.mean([r["after"]["pass@1"] - r["before"]["pass@1"] for r in clean] or [1.0])
     for arm, own in quantity.items():
         if "AGAINST" in registered:
             base = {
@@ -232,6 +251,8 @@ def load(name: str) -> Claim:
         if expected:
             few = len(both) < len(found["seeds"])
             decided = "too few seeds" if few else verdict(expected, low, high)
+            if gain < GAIN:
+                decided = f"does not count: {registered['CLEAN']} gained {gain:.2f}"
             decided = f"{expected}: {decided}" + ", in one seed" * (len(found["seeds"]) == 1)
         effects[arm] = Effect(mean, low, high, decided)
     return Claim(name, registered, found, quantity, effects)

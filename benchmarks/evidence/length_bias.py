@@ -1,9 +1,9 @@
 """Claim 5a: the mean over a row's tokens and the std of a group make replies longer.
 
 Liu et al., "Understanding R1-Zero-Like Training" (Dr.GRPO), arXiv 2503.20783: wrong replies are
-punished less a token the longer they are. Sums of three numbers, at most 48 tokens. Quantity: the
-mean length of all replies over the last 10 steps; units of the interval are steps. Registered:
-dr_grpo minus grpo is below 0; pass@1 is reported. Baseline: grpo.
+punished less a token the longer they are. Sums of three numbers, at most 48 tokens, temperature
+0.6. Quantity: the mean length of all replies over the last 10 steps; units of the interval are
+steps. Registered: dr_grpo minus grpo is below 0; pass@1 is reported. Baseline: grpo.
 """
 
 from benchmarks.evidence import arms
@@ -29,6 +29,7 @@ def get_sweep(arg: str | None = None) -> dict:
     found = {
         name: arms.arm(
             "small_tasks", "three_sums", sampling__completion_buckets=(48,),
+            sampling__temperature=0.6,
             advantage=(dict(fn=f"group.{fn}"),), loss=(dict(surrogate=clip, aggregate=how),),
         )
         for name, (fn, how) in ARMS.items()

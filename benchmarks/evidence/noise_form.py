@@ -1,28 +1,60 @@
-"""Claim 1c: a grader that looks at the form turns the update; rates by form turn it back.
+"""Claim 1c: a grader that looks at the form pays for the wrong form; rates by form mend it.
 
-The grader accepts four in ten of the wrong replies that end in time, and rejects six in ten of
-the right ones that the length limit cut: it pays for ending early. Registered: stratified (by
-form, rates estimated from appeals) minus uncorrected is above 0; a correction with one pair of
-rates (backward, forward) is not expected to help. Cai et al., arXiv 2510.00915; by form: ours.
-Baseline: uncorrected.
+Products of 2 to 9. The grader accepts seven in ten of the wrong replies whose last number has one
+digit (a known wrong pattern), and rejects four in ten of the right ones whose last number has
+more: one digit, always wrong or nearly so, pays 0.7, and a right answer 0.6. Cai et al., arXiv
+2510.00915; rates by form: ours. Arms: uncorrected; backward and forward with the one pair of rates
+that is the mean of both forms; appeals_forward with one pair estimated from appeals of half of the
+rows (a second verifier that never errs); stratified, backward with rates by form from the same
+appeals; known, the same with the true rates. Registered: stratified and known minus uncorrected are
+above 0; one pair of rates is not expected to help. Baseline: uncorrected.
 """
 
-import pathlib
-import runpy
+from benchmarks.evidence import arms
 
-prompts = runpy.run_path(str(pathlib.Path(__file__).with_name("noise_prompts.py")))
-STRATA = dict(fn="strata.by_edges", edges=(0.5,), reads=dict(column="truncated"))
-INJECT = dict(fn="noise.inject", unit="sample", fp_rate=(0.4, 0.0), fn_rate=(0.0, 0.6))
-MEAN = dict(fp_rate=0.2, fn_rate=0.3)
 CLAIM = "rates by form correct a grader that looks at the form"
-EXPECTED = {"stratified": "above"}
+QUANTITY = "held-out pass@1, mean over the run"
+EXPECTED = {"stratified": "above", "known": "above"}
+CLEAN = "clean"
+INJECT = dict(fn="noise.inject", unit="sample", fp_rate=(0.0, 0.7), fn_rate=(0.4, 0.0))
+MEAN = dict(fp_rate=0.35, fn_rate=0.2)
+FORM = dict(
+    fn="pattern.regex", name="one_digit", pattern=r"(?s)^(.*\D)?[0-9]\D*$", weight=0.0
+)  # fmt: skip
+STRATA = dict(fn="strata.by_edges", edges=(0.5,), reads=dict(column="verdict/one_digit"))
+LODGE = dict(
+    fn="appeals.lodge", probability=0.5, positives=True, reads=dict(second="verdict/number")
+)
+CONTROL = dict(fn="noise.control", scale=1.0)
+units = arms.over_the_run
 
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: runlocal takes the toy model."""
+    noise = (STRATA, INJECT)
+    number = dict(fn="number.number", name="number", weight=1.0)
+    job = {"verifiers": (number, FORM)}
+    if not arg:
+        job |= {"tasks": (dict(fn="arithmetic.products", low=2, high=9),)}
+
+    def corrected(name: str, *shaping: dict, **rates: float) -> dict:
+        fix = dict(fn=f"noise.{name}", scale=1.0, **rates)
+        own = dict(**CONTROL, writes="control_advantages")
+        return job | {"shaping": (*noise, *shaping), "advantage": (own, fix, "noise.audit")}
+
+    rates = dict(fn="appeals.stratified_both", decay=0.95, shown=2)
+    true = {k: INJECT[k] for k in ("fp_rate", "fn_rate")}
     return dict(
         config="benchmarks/evidence/job.py" + (f":{arg}" if arg else ""),
-        settings=prompts["arms"](INJECT, STRATA, MEAN),
+        settings=[
+            ("clean", job),
+            ("uncorrected", job | {"shaping": noise}),
+            ("backward", corrected("backward", **MEAN)),
+            ("forward", corrected("forward", **MEAN)),
+            ("appeals_forward", corrected("forward", LODGE, rates | dict(shrink=1e6))),
+            ("stratified", corrected("backward", LODGE, rates | dict(shrink=5.0))),
+            ("known", corrected("backward", dict(fn="noise.known_rates", **true))),
+        ],
         baseline="uncorrected",
         seeds=(0, 1, 2),
     )

@@ -1,51 +1,65 @@
-"""Claim 1b: noise that differs by prompt turns the update; rates by stratum turn it back.
+"""Claim 1b: noise that differs by task starves a task; rates by task feed it.
 
-Two strata of prompts, by id: in one the verifier errs on 2 % of the rows, in the other it accepts
-half of the wrong answers and rejects four in ten of the right ones. Cai et al., arXiv 2510.00915,
-have the corrections; rates by stratum are ours. Registered: stratified (rates estimated from
-appeals of one row in four, by stratum) minus uncorrected is above 0. Estimated against true rates
-over the run are in the ledger. Arms know, where they know rates, the mean ones. Baseline:
-uncorrected.
+One-digit products and sums, four prompts of each a step; the verifier of the products misses seven
+in ten of their right answers, that of the sums never errs. Cai et al., arXiv 2510.00915; rates by
+task: ours. Without a correction a group of products counts 0.3 of what it would. Arms:
+uncorrected; backward and forward with the mean of both tasks' rates; appeals_forward with one pair
+for all, from appeals of half of the products (a second verifier that never errs); stratified,
+backward with rates by task from the same appeals; known, the same with the true rates. Quantity:
+pass@1 of held-out products, mean over the run. Registered: stratified and known minus uncorrected
+are above 0. (Strata by prompt, registered first with the mean over all prompts, were changed before
+any run: rates of 0.5 and 0.4 leave a stratum whose corrected rewards are nearly noise alone, and
+swapped operands stood in both strata.) Baseline: uncorrected.
 """
 
-FP, FN = (0.02, 0.5), (0.02, 0.4)
-MEAN = dict(fp_rate=0.26, fn_rate=0.21)
-STRATA = dict(fn="strata.by_id", count=2, reads=dict(column="prompt_id"))
-INJECT = dict(fn="noise.inject", unit="sample", fp_rate=FP, fn_rate=FN)
-LODGE = dict(fn="appeals.lodge", probability=0.25, reads=dict(second="verdict/number"))
+from benchmarks.evidence import arms
+
+CLAIM = "rates by task correct a verifier that is harder on one task"
+QUANTITY = "pass@1 of held-out products, mean over the run"
+EXPECTED = {"stratified": "above", "known": "above"}
+CLEAN = "clean"
+RATES = dict(fp_rate=(0.0, 0.0), fn_rate=(0.7, 0.0))  # of products, of sums
+INJECT = dict(fn="noise.inject", unit="sample", **RATES)
+MEAN = dict(fp_rate=0.0, fn_rate=0.35)
+STRATA = dict(fn="strata.by_edges", edges=(), reads=dict(column="verdict/products"))
+LODGE = dict(
+    fn="appeals.lodge", probability=0.5, positives=True, reads=dict(second="verdict/products")
+)
 CONTROL = dict(fn="noise.control", scale=1.0)
-CLAIM = "rates by stratum correct noise that differs by prompt"
-EXPECTED = {"stratified": "above"}
+TASKS = ("products", "sums")
 
 
-def arms(inject: dict, strata: dict, mean: dict) -> list:
-    """(name, overrides) of all seven, for a channel by stratum."""
-    noise = (strata, inject)
-    own = dict(**CONTROL, writes="control_advantages")
-
-    def corrected(name: str, *shaping: dict, **rates: float) -> dict:
-        fix = dict(fn=f"noise.{name}", scale=1.0, **rates)
-        return {"shaping": (*noise, *shaping), "advantage": (own, fix, "noise.audit")}
-
-    pooled = dict(fn="appeals.pooled", probability=0.25, decay=0.95)
-    both = LODGE | dict(positives=True)
-    by_stratum = dict(fn="appeals.stratified_both", decay=0.95, shrink=20.0, shown=2)
-    return [
-        ("clean", {}),
-        ("uncorrected", {"shaping": noise}),
-        ("control", {"shaping": noise, "advantage": (own, CONTROL, "noise.audit")}),
-        ("backward", corrected("backward", **mean)),
-        ("forward", corrected("forward", **mean)),
-        ("appeals_forward", corrected("forward", LODGE, pooled)),
-        ("stratified", corrected("backward", both, by_stratum)),
-    ]
+def units(run: dict) -> dict[str, float]:
+    """{held-out product: share of right samples, mean over the run}."""
+    return {p: x for p, x in arms.over_the_run(run).items() if p.startswith("products:")}
 
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: runlocal takes the toy model."""
+    noise = (STRATA, INJECT)
+    plain = dict(system="") if arg else {}
+    job = {
+        "tasks": tuple(dict(fn=f"arithmetic.{t}", verifier=t, **plain) for t in TASKS),
+        "verifiers": tuple(dict(fn="number.number", name=t, weight=1.0) for t in TASKS),
+    }
+
+    def corrected(name: str, *shaping: dict, **rates: float) -> dict:
+        fix = dict(fn=f"noise.{name}", scale=1.0, **rates)
+        own = dict(**CONTROL, writes="control_advantages")
+        return job | {"shaping": (*noise, *shaping), "advantage": (own, fix, "noise.audit")}
+
+    both = dict(fn="appeals.stratified_both", decay=0.95, shown=2)
     return dict(
         config="benchmarks/evidence/job.py" + (f":{arg}" if arg else ""),
-        settings=arms(INJECT, STRATA, MEAN),
+        settings=[
+            ("clean", job),
+            ("uncorrected", job | {"shaping": noise}),
+            ("backward", corrected("backward", **MEAN)),
+            ("forward", corrected("forward", **MEAN)),
+            ("appeals_forward", corrected("forward", LODGE, both | dict(shrink=1e6))),
+            ("stratified", corrected("backward", LODGE, both | dict(shrink=0.0))),
+            ("known", corrected("backward", dict(fn="noise.known_rates", **RATES))),
+        ],
         baseline="uncorrected",
         seeds=(0, 1, 2),
     )

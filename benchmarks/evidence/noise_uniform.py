@@ -1,17 +1,24 @@
 """Claim 1a: uniform noise scales the update and does not turn it.
 
 Cai et al., arXiv 2510.00915: with one channel for all rows (here false positives 0.2, false
-negatives 0.3, so that half of the signal is left) the expected update keeps its direction.
-Registered: uncorrected, backward, forward and grpo each end no different from clean. GRPO with
-its std is an arm, uncorrected: it would undo any correction of the rewards exactly, so that a
-corrected GRPO is the same run (the trainer refuses it). Baseline: clean.
+negatives 0.3, so that half of the signal is left) the expected update keeps its direction, and
+correcting the rewards changes its scale alone, which AdamW undoes. Registered: backward, forward
+and grpo minus uncorrected are no difference; clean minus uncorrected, the price of the noise, is
+reported. GRPO with its std is an arm, uncorrected: it would undo any correction of the rewards
+exactly, so that a corrected GRPO is the same run (the trainer refuses it). Baseline: uncorrected,
+whose advantages are those of the control in the corrected arms.
 """
+
+from benchmarks.evidence import arms
 
 RATES = dict(fp_rate=0.2, fn_rate=0.3)
 NOISE = {"shaping": (dict(fn="noise.inject", unit="sample", **RATES),)}
 CONTROL = dict(fn="noise.control", scale=1.0)
 CLAIM = "uniform noise keeps the direction of the update"
-EXPECTED = {name: "same" for name in ("uncorrected", "backward", "forward", "grpo")}
+QUANTITY = "held-out pass@1, mean over the run"
+EXPECTED = {name: "same" for name in ("backward", "forward", "grpo")}
+CLEAN = "clean"
+units = arms.over_the_run
 
 
 def get_sweep(arg: str | None = None) -> dict:
@@ -31,6 +38,6 @@ def get_sweep(arg: str | None = None) -> dict:
             ("forward", corrected("forward")),
             ("grpo", NOISE | {"advantage": (dict(fn="group.grpo"),)}),
         ],
-        baseline="clean",
+        baseline="uncorrected",
         seeds=(0, 1, 2),
     )

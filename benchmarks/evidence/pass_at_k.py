@@ -1,23 +1,28 @@
 """Claim 3: learning from failures only keeps pass@k at large k.
 
-Zhu et al., "The Surprising Effectiveness of Negative Reinforcement", arXiv 2506.01347. Task:
-which of two numbers is larger; 64 samples a held-out prompt before and after. Registered: nsr
-minus grpo at pass@64 is above 0; psr minus grpo at pass@64 is below 0; w_reinforce minus grpo at
-pass@1 is reported. The ledger has pass@k for k to 64, the entropy, and the prompts gained and
-lost against the start. Baseline: grpo.
+Zhu et al., "The Surprising Effectiveness of Negative Reinforcement", arXiv 2506.01347. Task: sums
+of three one-digit numbers in at most 24 tokens, 32 held-out prompts, 64 samples of each before
+and after. (Which of two numbers is larger, registered first, was changed before any run: SmolLM2
+solves nearly all of it in 64 samples from the start.) Registered: nsr minus grpo at pass@64 is
+above 0; psr minus grpo at pass@64 is below 0; w_reinforce minus grpo at pass@1 is reported. The
+ledger has pass@k for k to 64, the entropy of what is sampled, and the prompts gained and lost
+against the start. Baseline: grpo.
 """
 
 CLAIM = "learning from failures alone keeps pass@64, from successes alone costs it"
 EXPECTED = {"nsr": "above", "psr": "below"}
 MEASURE = "pass@64"
+CLEAN = "grpo"
 ARMS: dict[str, dict] = {"grpo": {}, "psr": {}, "nsr": {}, "w_reinforce": dict(positive=0.1)}
 
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: runlocal takes the toy model."""
     more = {"eval.samples": 2 if arg == "runlocal" else 64, "eval.every": 0}
+    if arg != "runlocal":
+        more |= {"eval.prompts": 32, "sampling.completion_buckets": (24,)}
     return dict(
-        config=f"benchmarks/evidence/job.py:{arg or 'larger'}",
+        config=f"benchmarks/evidence/job.py:{arg or 'three_sums'}",
         settings=[
             (name, more | {"advantage": (dict(fn=f"group.{name}", **settings),)})
             for name, settings in ARMS.items()

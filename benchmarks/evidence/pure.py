@@ -1,9 +1,10 @@
 """PURE: credit by the worst step beats credit by the sum of steps.
 
-Cheng et al., arXiv 2504.15275, where summed steps collapse. Sums of three numbers, 30 steps of 64
-rows of at most 48 tokens; the process reward model is a second learner that starts as the policy
-and learns in the run, in both arms. Quantity: held-out pass@1. Registered: min minus sum is above
-0. Baseline: sum.
+Cheng et al., arXiv 2504.15275, where summed steps collapse. Sums of three numbers, 20 steps of 64
+rows of at most 32 tokens, of which every word is a step: by lines, as first registered, nearly
+all replies are one step, and both forms are the same (the first arm was stopped at step 10,
+unread). The process reward model is a second learner that starts as the policy and learns in the
+run, in both arms. Quantity: held-out pass@1. Registered: min minus sum is above 0. Baseline: sum.
 """
 
 from benchmarks.evidence import arms
@@ -14,7 +15,11 @@ EXPECTED = {"min": "above"}
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: short."""
-    found = {name: arms.arm("pure", source) for name, source in ARMS.items()}
+    short = dict(steps=20, sampling__completion_buckets=(32,), sampling__prompt_buckets=(32,))
+    found = {
+        name: arms.arm("pure", source, rollout__options__separator=" ", **short)
+        for name, source in ARMS.items()
+    }
     return arms.sweep(arg, found, "sum")
 
 

@@ -31,8 +31,17 @@ RESULTS = ROOT / "benchmarks/results/evidence"
 SINGLE = (  # one seed each
     *("guide", "verifier_free", "laser", "rise", "prime", "tool", "cooper", "recipe", "rubrics"),
     *("ttrl_warm", "ttrl_cool", "ttrl_room", "guide_terms", "guide_room"),
-    *("pure", "absolute_zero", "flips", "spurious", "length_bias", "clip_higher", "dynamic"),
-    *("gspo_clipped", "tis", "hacking"),
+    *(
+        "pure",
+        "absolute_zero",
+        "flips",
+        "flips_calibrated",
+        "spurious",
+        "length_bias",
+        "clip_higher",
+        "dynamic",
+    ),
+    *("gspo_clipped", "tis", "tis_top_p", "hacking"),
 )
 CLAIMS = {  # name -> file of benchmarks/evidence, with its argument
     "noise_form": "noise_form.py",
@@ -44,7 +53,8 @@ CLAIMS = {  # name -> file of benchmarks/evidence, with its argument
     **{name: f"{name}.py" for name in SINGLE},
 }
 KEPT = (
-    "verdict/rubric",
+    *("verdict/rubric", "verdict/opener", "verdict/format", "verdict/reasoning"),
+    "policy/correction",
     *("policy/clip_fraction", "policy/sampler_gap", "reward/zero_variance_groups"),
     *("eval/pass@1", "reward/mean", "verdict/number", "policy/entropy", "policy/grad_norm"),
     *("rollout/length", "rollout/truncated", "time/rollout_and_verify", "time/credit"),
@@ -63,6 +73,7 @@ KEPT_PREFIXES = (  # what methods wrote
         "verify/rise/",
     ),
     *("verify/guide/", "verify/scaf/", "verify/tool/", "verify/selfplay/"),
+    *("verify/dynamic/", "verify/branch/"),
 )
 Json = dict[str, tp.Any]
 
@@ -73,11 +84,16 @@ def source(claim: str) -> str:
 
 def outcome(workdir: pathlib.Path) -> Json:
     """What the ledger needs of a finished run."""
-    first, *_, last = sorted(workdir.glob("eval_*.json"), key=lambda p: int(p.stem.split("_")[1]))
-    evals = {k: json.loads(p.read_text()) for k, p in (("before", first), ("after", last))}
+    found = {int(p.stem.split("_")[1]): json.loads(p.read_text()) for p in workdir.glob("eval_*")}
+    first, *later = sorted(found)
+    correct = {
+        step: {name: p["correct"] for name, p in result["per_prompt"].items()}
+        for step, result in found.items()
+    }
     rows = metrics.read_jsonl(workdir / "metrics.jsonl")
     kept = {k for row in rows for k in row if k in KEPT or k.startswith(KEPT_PREFIXES)}
     summary = json.loads((workdir / "summary.json").read_text())
+    curves = {k: [[row["step"], row[k]] for row in rows if k in row] for k in sorted(kept)}
     run = runs_lib.read(workdir)
     rung = alarm.hacking(run.series("reward/mean"), alarm.held_out(run))
     return {
@@ -86,14 +102,29 @@ def outcome(workdir: pathlib.Path) -> Json:
         "versions": summary["versions"],
         **{
             when: {
-                **{k: v for k, v in found.items() if isinstance(v, float)},
-                "samples": found["samples"],
-                "correct": {name: p["correct"] for name, p in found["per_prompt"].items()},
+                **{k: v for k, v in found[step].items() if isinstance(v, float)},
+                "samples": found[step]["samples"],
+                "correct": correct[step],
             }
-            for when, found in evals.items()
+            for when, step in (("before", first), ("after", later[-1]))
         },
-        "curves": {k: [[row["step"], row[k]] for row in rows if k in row] for k in sorted(kept)},
+        "evals": {str(step): correct[step] for step in later},
+        "curves": curves | {"sampled_nll": sampled_nll(workdir)},
     }
+
+
+def sampled_nll(workdir: pathlib.Path) -> list[list[float]]:
+    """[[step, nats a token]] of what was sampled, by the sampler: its entropy, without bias.
+
+    policy/entropy is of the rows that the update computes, which differ between methods.
+    """
+    sums: dict[int, list[float]] = {}
+    for row in metrics.read_jsonl(workdir / "rollouts.jsonl"):
+        own = sums.setdefault(row["step"], [0.0, 0.0])
+        for logp, mine in zip(row["sampler_logp"], row["loss_mask"], strict=False):
+            own[0] -= logp * bool(mine)
+            own[1] += bool(mine)
+    return [[step, nats / max(tokens, 1)] for step, (nats, tokens) in sorted(sums.items())]
 
 
 def write(claim: str, found: sweep.Sweep, out: pathlib.Path) -> None:

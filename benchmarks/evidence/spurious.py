@@ -1,8 +1,10 @@
 """Claim 4b: what rewards that have nothing to do with the answer do to this model.
 
 Shao et al., "Spurious Rewards", arXiv 2506.10947: they raise Qwen2.5-Math nearly as much as real
-ones, and other models hardly or not. One-digit products. Registered: random, format (nothing but
-a number) and inverted minus grpo are below 0, as for the models that are no Qwen. Baseline: grpo.
+ones, and other models hardly or not. One-digit products. Registered: random, format (exactly one
+number in the reply) and inverted minus grpo are below 0, as for the models that are no Qwen. With
+one update a batch the ratio is 1, so that what clipping adds to random rewards, their
+explanation, cannot act here. Baseline: grpo.
 """
 
 from benchmarks.evidence import arms
