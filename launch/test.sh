@@ -119,11 +119,15 @@ else
   options+=(--no-loadscope-reorder)
   # stage NAME FILE...
   stage() {
-    local file first=()
+    local name="$1" file files=()
+    shift
     for file in "${long[@]}"; do
-      [[ " ${*:2} " == *" $file "* ]] && first+=("$file")
+      if [[ " $* " == *" $file "* ]]; then files+=("$file"); fi
     done
-    check "$1" "$venv/bin/python" -m pytest "${options[@]}" "${first[@]}" "${@:2}"
+    for file in "$@"; do
+      if [[ " ${files[*]} " != *" $file "* ]]; then files+=("$file"); fi
+    done
+    check "$name" "$venv/bin/python" -m pytest "${options[@]}" "${files[@]}"
   }
   core=()
   for file in tests/test_*.py; do

@@ -399,7 +399,9 @@ def test_a_wrong_python_is_named(checkout, tmp_path):
     assert re.search(r"\.venv is of Python 3\.9\.7.*delete it", done.stderr), done.stderr
 
 
-SIDE_BY_SIDE = f"--numprocesses {min(len(os.sched_getaffinity(0)), 4)} --dist loadfile"
+SIDE_BY_SIDE = (
+    f"--numprocesses {min(len(os.sched_getaffinity(0)), 4)} --dist loadfile --no-loadscope-reorder"
+)
 
 
 def test_tests_run_in_stages(checkout):
@@ -416,6 +418,9 @@ def test_tests_run_in_stages(checkout):
         assert stage.startswith(options) and f"tests/test_{one}.py" in stage
         named = stage.removeprefix(options).split()
         assert [f for f in named if not (ROOT / f).is_file()] == [], "of files that are not there"
+        assert len(named) == len(set(named))
+    assert methods.removeprefix(options).startswith("tests/test_methods.py ")  # the longest
+    assert faults.removeprefix(options).startswith("tests/test_faults.py ")
     _, called = checkout("launch/test.sh", "-k", "metrics")
     assert called == ["-m pytest --durations=10 -k metrics"]
 
