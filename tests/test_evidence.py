@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.evidence import figures, ledger, queue
+from benchmarks.evidence import arms, figures, ledger, queue
 from rlpt import build, sweep
 
 
@@ -75,13 +75,60 @@ def test_a_picture_shows_estimates_beside_the_true_rates():
     assert effects.lines[0].get_color() == figures.DECIDED["reproduced"]
 
 
-@pytest.mark.parametrize(("budget", "right"), [(4.0, 0.15), (100.0, 0.7), (0.1, 0.0)])
-def test_what_is_right_after_equal_seconds(budget, right):
-    verdicts = [[i, 0.1 * i] for i in range(10)]  # a step takes 1 s, the first, compiled, 50
-    times = [[i, 50.0 if i == 0 else 0.5] for i in range(10)]
-    run = {"curves": {"verdict/number": verdicts} | dict.fromkeys(ledger.TIMES[:2], times)}
-    run["curves"]["time/update"] = [[i, 0.0] for i in range(10)]
-    assert ledger.right_by(run, budget) == pytest.approx(right)
+def timed(evals=()):
+    """A run of ten steps of 1 s, the first 50 s as it was compiled; step i is right in 0.1 i."""
+    verdicts = [[i, 0.1 * i] for i in range(1, 11)]
+    times = [[i, 50.0 if i == 1 else 0.5] for i in range(1, 11)]
+    curves = {"verdict/number": verdicts} | dict.fromkeys(ledger.TIMES[:2], times)
+    curves |= {"time/update": [[i, 0.0] for i in range(1, 11)], "eval/pass@1": list(evals)}
+    return {"curves": curves, "before": {"pass@1": 0.1}}
+
+
+def test_what_is_right_after_equal_seconds_and_when_half_is_reached():
+    held_out = timed(evals=([0, 0.1], [4, 0.3], [8, 0.9]))
+    assert ledger.right_by(held_out, 6.0) == pytest.approx(0.6), "half-way from 0.3 to 0.9"
+    assert ledger.right_by(held_out, 100.0) == pytest.approx(0.9)
+    assert ledger.half_way(held_out, 0.8) == pytest.approx(4 + 4 / 3), "0.5, a third of the way"
+    assert np.isnan(ledger.half_way(held_out, 2.0)), "never"
+    training = timed(evals=([0, 0.1], [10, 0.9]))  # not evaluated on its way: means of five steps
+    assert ledger.right_by(training, 7.0) == pytest.approx(0.5), "the mean of steps 3 to 7"
+    assert ledger.half_way(training, 0.8) == pytest.approx(7.0)
+
+
+def test_the_mean_over_the_run_leaves_the_start_out():
+    run = {"evals": {"6": {"a": 4, "b": 0}, "12": {"a": 8, "b": 2}}, "after": {"samples": 8}}
+    run["after"]["correct"] = run["evals"]["12"]
+    assert arms.over_the_run(run) == pytest.approx({"a": 0.75, "b": 0.125})
+
+
+def test_entropy_of_what_is_sampled(tmp_path):
+    rows = [  # step, log-probs, which of them are the policy's own
+        (1, [-1.0, -2.0, -9.0], [True, True, False]),
+        (1, [-3.0], [True]),
+        (5, [-0.5], [True]),
+    ]
+    (tmp_path / "rollouts.jsonl").write_text(
+        "".join(
+            json.dumps({"step": s, "sampler_logp": p, "loss_mask": m}) + "\n" for s, p, m in rows
+        )
+    )
+    assert queue.sampled_nll(tmp_path) == [[1, pytest.approx(2.0)], [5, 0.5]]
+
+
+def test_a_claim_does_not_count_where_clean_rewards_teach_little(monkeypatch, tmp_path):
+    monkeypatch.setattr(ledger, "RESULTS", tmp_path)
+
+    def run(after):
+        one = {"pass@1": after, "samples": 8, "correct": {"a": round(8 * after), "b": 8}}
+        return {"before": {"pass@1": 0.1}, "after": one, "evals": {"6": one["correct"]}}
+
+    for gained, said in ((0.15, "does not count: clean gained 0.05"), (0.5, "too few seeds")):
+        found = {"clean": run(gained), "uncorrected": run(0.1), "backward": run(0.1)}
+        found = {name: {"0": of} for name, of in found.items()}
+        whole = {"arms": found, "baseline": "uncorrected", "seeds": [0, 1, 2]}
+        (tmp_path / "noise_uniform.json").write_text(json.dumps(whole))
+        effects = ledger.load("noise_uniform").effects
+        assert effects["backward"].verdict == f"same: {said}"
 
 
 def run_of(correct, samples=8):
