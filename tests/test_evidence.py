@@ -37,6 +37,7 @@ def test_the_queue_runs_two_at_a_time_and_goes_on_after_a_stop(monkeypatch, tmp_
 
     cores = os.sched_getaffinity(0)
     queue.work(two(), [cores, cores], float("inf"))
+    assert os.sched_getaffinity(0) == cores
     found = json.loads((tmp_path / "results/form.json").read_text())
     done = {name for name, of_seeds in found["arms"].items() if of_seeds}
     assert done == {"clean", "uncorrected"} and found["seeds"] == [0, 1, 2]

@@ -161,8 +161,12 @@ def missing(claims: tp.Iterable[str], out: pathlib.Path) -> tp.Iterator[Missing]
 
 def start(item: Missing, cores: set[int]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "rlpt.cli", *sweep.command(item.found, item.run, item.out)]
-    pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
-    return subprocess.Popen(command, cwd=ROOT, preexec_fn=pin)
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or own)  # of this thread, which the process inherits
+    try:
+        return subprocess.Popen(command, cwd=ROOT)
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def finish(item: Missing, status: int) -> None:
@@ -208,7 +212,7 @@ def main() -> None:
     if args.dry_run:
         print(*todo, sep="\n")
         return
-    cores = sorted(os.sched_getaffinity(0)) if args.jobs > 1 else []
+    cores = sorted(os.sched_getaffinity(0))
     shares = [set(cores[i :: args.jobs]) for i in range(args.jobs)]
     with sweep.sigterm_interrupts():
         work(todo, shares, time.monotonic() + 60 * args.minutes)
