@@ -41,7 +41,7 @@ def test_the_queue_runs_two_at_a_time_and_goes_on_after_a_stop(monkeypatch, tmp_
     found = json.loads((tmp_path / "results/form.json").read_text())
     done = {name for name, of_seeds in found["arms"].items() if of_seeds}
     assert done == {"clean", "uncorrected"} and found["seeds"] == [0, 1, 2]
-    assert str(next(two())) == "form control-seed0"
+    assert str(next(two())) == "form backward-seed0"
 
 
 def test_the_page_is_that_of_the_committed_figures(monkeypatch, tmp_path):
