@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.evidence import arms, figures, ledger, queue
+from benchmarks.evidence import arms, figures, ledger, queue, rerun
 from rlpt import build, sweep
 
 
@@ -130,6 +130,24 @@ def test_a_claim_does_not_count_where_clean_rewards_teach_little(monkeypatch, tm
         (tmp_path / "noise_uniform.json").write_text(json.dumps(whole))
         effects = ledger.load("noise_uniform").effects
         assert effects["backward"].verdict == f"same: {said}"
+
+
+def test_a_rerun_names_what_differs():
+    def outcome(**changes):
+        curves = {"verdict/number": [[1, 0.1], [2, 0.2]], "time/update": [[1, 5.0]]}
+        one = {"pass@1": 0.5, "correct": {"a": 4}}
+        return {"curves": curves | changes, "before": one, "after": dict(one)}
+
+    same = outcome(**{"time/update": [[1, 9.0]], "sampled_nll": [[1, 2.0]]})
+    assert rerun.differences(outcome(), same) == []
+    other = outcome(**{"verdict/number": [[1, 0.1], [2, 0.2000001]]})
+    other["after"]["correct"] = {"a": 5}
+    assert rerun.differences(outcome(), other) == [
+        "verdict/number: differs at [2, 0.2]",
+        "after correct: committed {'a': 4}, now {'a': 5}",
+    ]
+    del other["curves"]["verdict/number"]
+    assert rerun.differences(outcome(), other)[0] == "verdict/number: is missing"
 
 
 def run_of(correct, samples=8):
