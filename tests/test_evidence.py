@@ -102,6 +102,12 @@ def test_the_mean_over_the_run_leaves_the_start_out():
     assert arms.over_the_run(run) == pytest.approx({"a": 0.75, "b": 0.125})
 
 
+def test_the_last_steps_are_of_the_run_and_not_of_what_is_present():
+    run = {"curves": {"policy/entropy": [[1, 9.0], [2, 1.0], [5, 2.0]]}}  # 3 and 4 are missing
+    assert arms.last_steps(run, "policy/entropy", 3) == {"5": 2.0}
+    assert arms.last_steps(run, "policy/entropy", 4) == {"2": 1.0, "5": 2.0}
+
+
 def test_entropy_of_what_is_sampled(tmp_path):
     rows = [  # step, log-probs, which of them are the policy's own
         (1, [-1.0, -2.0, -9.0], [True, True, False]),

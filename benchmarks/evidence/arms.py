@@ -60,6 +60,12 @@ def over_the_run(run: dict[str, tp.Any]) -> dict[str, float]:
     return {p: sum(e[p] for e in evals) / (len(evals) * samples) for p in run["after"]["correct"]}
 
 
+def last_steps(run: dict[str, tp.Any], curve: str, steps: int) -> dict[str, float]:
+    """{step: value of a curve}, of the last steps of a run."""
+    points = run["curves"][curve]
+    return {str(step): value for step, value in points if step > points[-1][0] - steps}
+
+
 def sweep(arg: str | None, arms: dict[str, dict[str, tp.Any]], baseline: str) -> dict[str, tp.Any]:
     """The sweep of these arms with one seed.
 

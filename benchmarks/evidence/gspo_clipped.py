@@ -18,8 +18,7 @@ MEAN = "aggregate.sequence_mean_token_mean"
 
 def units(run: dict) -> dict[str, float]:
     """{step: share}."""
-    curve = run["curves"]["policy/clip_fraction"]
-    return {str(step): value for step, value in curve if step > curve[-1][0] - 20}
+    return arms.last_steps(run, "policy/clip_fraction", 20)
 
 
 def get_sweep(arg: str | None = None) -> dict:

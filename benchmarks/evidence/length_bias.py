@@ -20,7 +20,7 @@ ARMS = {
 
 def units(run: dict) -> dict[str, float]:
     """{step: tokens}."""
-    return {str(step): value for step, value in run["curves"]["rollout/length"][-10:]}
+    return arms.last_steps(run, "rollout/length", 10)
 
 
 def get_sweep(arg: str | None = None) -> dict:

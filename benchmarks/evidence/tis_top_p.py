@@ -18,8 +18,7 @@ EXPECTED = {"top_p_tis": "above"}
 
 def units(run: dict) -> dict[str, float]:
     """{step: nats a token}."""
-    curve = run["curves"]["policy/entropy"]
-    return {str(step): value for step, value in curve if step > curve[-1][0] - 10}
+    return arms.last_steps(run, "policy/entropy", 10)
 
 
 def get_sweep(arg: str | None = None) -> dict:
