@@ -54,6 +54,23 @@ def after_imitation(
     return own | dict(loss=tuple(terms), rollout=rollout, shaping=shaping)
 
 
+def corrected(
+    base: dict[str, tp.Any], name: str, *shaping: dict[str, tp.Any], **rates: float
+) -> dict[str, tp.Any]:
+    """A setting with an advantage of `advantages.noise` in place of the control, audited by it.
+
+    Args:
+      base: the setting without, of whose shaping the last entry injects the noise.
+      name: backward or forward.  shaping: what estimates the rates.  rates: what is known of them.
+    """
+    control = dict(fn="noise.control", scale=1.0, writes="control_advantages")
+    fix = dict(fn=f"noise.{name}", scale=1.0, **rates)
+    return base | {
+        "shaping": (*base["shaping"], *shaping),
+        "advantage": (control, fix, "noise.audit"),
+    }
+
+
 def over_the_run(run: dict[str, tp.Any]) -> dict[str, float]:
     """{held-out prompt: share of right samples, mean over the evaluations behind the first}."""
     evals, samples = run["evals"].values(), run["after"]["samples"]

@@ -25,35 +25,28 @@ STRATA = dict(fn="strata.by_edges", edges=(0.5,), reads=dict(column="verdict/one
 LODGE = dict(
     fn="appeals.lodge", probability=0.5, positives=True, reads=dict(second="verdict/number")
 )
-CONTROL = dict(fn="noise.control", scale=1.0)
 units = arms.over_the_run
 
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: runlocal takes the toy model."""
-    noise = (STRATA, INJECT)
     number = dict(fn="number.number", name="number", weight=1.0)
     job = {"verifiers": (number, FORM)}
     if not arg:
         job |= {"tasks": (dict(fn="arithmetic.products", low=2, high=9),)}
-
-    def corrected(name: str, *shaping: dict, **rates: float) -> dict:
-        fix = dict(fn=f"noise.{name}", scale=1.0, **rates)
-        own = dict(**CONTROL, writes="control_advantages")
-        return job | {"shaping": (*noise, *shaping), "advantage": (own, fix, "noise.audit")}
-
+    noisy = job | {"shaping": (STRATA, INJECT)}
     rates = dict(fn="appeals.stratified_both", decay=0.95, shown=2)
     true = {k: INJECT[k] for k in ("fp_rate", "fn_rate")}
     return dict(
         config="benchmarks/evidence/job.py" + (f":{arg}" if arg else ""),
         settings=[
             ("clean", job),
-            ("uncorrected", job | {"shaping": noise}),
-            ("backward", corrected("backward", **MEAN)),
-            ("forward", corrected("forward", **MEAN)),
-            ("appeals_forward", corrected("forward", LODGE, rates | dict(shrink=1e6))),
-            ("stratified", corrected("backward", LODGE, rates | dict(shrink=5.0))),
-            ("known", corrected("backward", dict(fn="noise.known_rates", **true))),
+            ("uncorrected", noisy),
+            ("backward", arms.corrected(noisy, "backward", **MEAN)),
+            ("forward", arms.corrected(noisy, "forward", **MEAN)),
+            ("appeals_forward", arms.corrected(noisy, "forward", LODGE, rates | dict(shrink=1e6))),
+            ("stratified", arms.corrected(noisy, "backward", LODGE, rates | dict(shrink=5.0))),
+            ("known", arms.corrected(noisy, "backward", dict(fn="noise.known_rates", **true))),
         ],
         baseline="uncorrected",
         seeds=(0, 1, 2),

@@ -25,7 +25,6 @@ STRATA = dict(fn="strata.by_edges", edges=(), reads=dict(column="verdict/product
 LODGE = dict(
     fn="appeals.lodge", probability=0.5, positives=True, reads=dict(second="verdict/products")
 )
-CONTROL = dict(fn="noise.control", scale=1.0)
 TASKS = ("products", "sums")
 
 
@@ -36,29 +35,23 @@ def units(run: dict) -> dict[str, float]:
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: runlocal takes the toy model."""
-    noise = (STRATA, INJECT)
     plain = dict(system="") if arg else {}
     job = {
         "tasks": tuple(dict(fn=f"arithmetic.{t}", verifier=t, **plain) for t in TASKS),
         "verifiers": tuple(dict(fn="number.number", name=t, weight=1.0) for t in TASKS),
     }
-
-    def corrected(name: str, *shaping: dict, **rates: float) -> dict:
-        fix = dict(fn=f"noise.{name}", scale=1.0, **rates)
-        own = dict(**CONTROL, writes="control_advantages")
-        return job | {"shaping": (*noise, *shaping), "advantage": (own, fix, "noise.audit")}
-
+    noisy = job | {"shaping": (STRATA, INJECT)}
     both = dict(fn="appeals.stratified_both", decay=0.95, shown=2)
     return dict(
         config="benchmarks/evidence/job.py" + (f":{arg}" if arg else ""),
         settings=[
             ("clean", job),
-            ("uncorrected", job | {"shaping": noise}),
-            ("backward", corrected("backward", **MEAN)),
-            ("forward", corrected("forward", **MEAN)),
-            ("appeals_forward", corrected("forward", LODGE, both | dict(shrink=1e6))),
-            ("stratified", corrected("backward", LODGE, both | dict(shrink=0.0))),
-            ("known", corrected("backward", dict(fn="noise.known_rates", **RATES))),
+            ("uncorrected", noisy),
+            ("backward", arms.corrected(noisy, "backward", **MEAN)),
+            ("forward", arms.corrected(noisy, "forward", **MEAN)),
+            ("appeals_forward", arms.corrected(noisy, "forward", LODGE, both | dict(shrink=1e6))),
+            ("stratified", arms.corrected(noisy, "backward", LODGE, both | dict(shrink=0.0))),
+            ("known", arms.corrected(noisy, "backward", dict(fn="noise.known_rates", **RATES))),
         ],
         baseline="uncorrected",
         seeds=(0, 1, 2),

@@ -13,7 +13,6 @@ from benchmarks.evidence import arms
 
 RATES = dict(fp_rate=0.2, fn_rate=0.3)
 NOISE = {"shaping": (dict(fn="noise.inject", unit="sample", **RATES),)}
-CONTROL = dict(fn="noise.control", scale=1.0)
 CLAIM = "uniform noise keeps the direction of the update"
 QUANTITY = "held-out pass@1, mean over the run"
 EXPECTED = {name: "same" for name in ("backward", "forward", "grpo")}
@@ -23,19 +22,13 @@ units = arms.over_the_run
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: runlocal takes the toy model."""
-
-    def corrected(name: str) -> dict:
-        fix = dict(fn=f"noise.{name}", scale=1.0, **RATES)
-        own = dict(**CONTROL, writes="control_advantages")
-        return NOISE | {"advantage": (own, fix, "noise.audit")}
-
     return dict(
         config="benchmarks/evidence/job.py" + (f":{arg}" if arg else ""),
         settings=[
             ("clean", {}),
             ("uncorrected", NOISE),
-            ("backward", corrected("backward")),
-            ("forward", corrected("forward")),
+            ("backward", arms.corrected(NOISE, "backward", **RATES)),
+            ("forward", arms.corrected(NOISE, "forward", **RATES)),
             ("grpo", NOISE | {"advantage": (dict(fn="group.grpo"),)}),
         ],
         baseline="uncorrected",

@@ -3,10 +3,10 @@
 Zhu et al., "The Surprising Effectiveness of Negative Reinforcement", arXiv 2506.01347. Task: sums
 of three one-digit numbers in at most 24 tokens, 32 held-out prompts, 64 samples of each before
 and after. (Which of two numbers is larger, registered first, was changed before any run: SmolLM2
-solves nearly all of it in 64 samples from the start.) Registered: nsr minus grpo at pass@64 is
-above 0; psr minus grpo at pass@64 is below 0; w_reinforce minus grpo at pass@1 is reported. The
-ledger has pass@k for k to 64, the entropy of what is sampled, and the prompts gained and lost
-against the start. Baseline: grpo.
+solves 79 % of it in 8 samples from the start, which leaves 64 nothing to find.) Registered: nsr
+minus grpo at pass@64 is above 0; psr minus grpo at pass@64 is below 0; w_reinforce minus grpo at
+pass@1 is reported. The ledger has pass@k for k to 64, the entropy of what is sampled, and the
+prompts gained and lost against the start. Baseline: grpo.
 """
 
 CLAIM = "learning from failures alone keeps pass@64, from successes alone costs it"

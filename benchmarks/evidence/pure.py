@@ -2,9 +2,10 @@
 
 Cheng et al., arXiv 2504.15275, where summed steps collapse. Sums of three numbers, 20 steps of 64
 rows of at most 32 tokens, of which every word is a step: by lines, as first registered, nearly
-all replies are one step, and both forms are the same (the first arm was stopped at step 10,
-unread). The process reward model is a second learner that starts as the policy and learns in the
-run, in both arms. Quantity: held-out pass@1. Registered: min minus sum is above 0. Baseline: sum.
+all replies are one step, and both forms are the same (its arm sum was stopped after 10 of 30
+steps, before an evaluation). The process reward model is a second learner that starts as the
+policy and learns in the run, in both arms. Quantity: held-out pass@1. Registered: min minus sum
+is above 0. Baseline: sum.
 """
 
 from benchmarks.evidence import arms
