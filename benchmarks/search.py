@@ -1,6 +1,6 @@
 """Does more search at the test find more right answers? Best-of-n and step beams on SmolLM2.
 
-  python -m benchmarks.search    # some forty minutes on two CPU cores; goes on where it stopped
+  python -m benchmarks.search    # some ninety minutes on two CPU cores; goes on where it stopped
 
 Snell et al., arXiv 2408.03314. Sums of three one-digit numbers, 48 held-out prompts, the process
 reward model of configs/beam.py (a rule: false equations of the reply); temperature 0.8, seed 0.
@@ -12,7 +12,9 @@ percentile bootstrap over prompts, paired. Writes benchmarks/results/search.json
 Two starts. `embedded`: SmolLM2 as it is, with the prompt and the lines of configs/beam.py; it
 hardly ever writes an equation, so that the rule has nothing to say. `imitated`, registered after
 that: SmolLM2 after IMITATED steps of imitating "7 + 4 = 11, 11 + 1 = 12" on the training split
-(16 prompts a step, learning rate 1e-5), where steps end with a comma.
+(16 prompts a step, learning rate 1e-5), where steps end with a comma. `imitated_logp`, registered
+after that: the same start, with the mean log-prob of the tokens for a score, since the rule has the
+same to say of too many replies.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from rlpt import evaluate, statistics
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/search.json"
 WIDTHS = (4, 8, 16)
+STARTS = ("imitated_logp", "imitated", "embedded")
 IMITATED = 9
 TASK = (dict(fn="arithmetic.sums", low=1, high=9, terms=3, system="", hints=True),)
 
@@ -51,9 +54,11 @@ def run(start: str, source: str, width: int, rounds: int | None) -> dict:
     """An evaluation with so many beams. rounds: 1: best-of-n; None: plain samples."""
     config = runpy.run_path(str(ROOT / "configs/beam.py"))["get_config"]()
     config.eval.prompts, config.eval.samples = 48, width
-    if start == "imitated":
+    if start != "embedded":
         config.tasks, config.sampling.prompt_buckets = TASK, (48,)
         config.rollout.options.separator = ", "
+    if start == "imitated_logp":
+        config.rollout.options.by, config.rollout.options.sign = "", 1.0
     if rounds:
         config.rollout.options.rounds = rounds
     cache = evaluate.cache_directory()
@@ -85,12 +90,12 @@ def measure(start: str, source: str) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs/search")
-    parser.add_argument("--only", choices=("embedded", "imitated"))
+    parser.add_argument("--only", choices=STARTS)
     args = parser.parse_args()
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for start in (args.only,) if args.only else ("imitated", "embedded"):
+    for start in (args.only,) if args.only else STARTS:
         source = "embedded"
-        if start == "imitated":
+        if start != "embedded":
             source = str(args.out / "imitated")
             rlpt.train(imitation(), args.out / "imitated")
         found[start] = measure(start, source)
