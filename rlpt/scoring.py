@@ -124,7 +124,7 @@ def _law_forward(
         ent = jnp.log(total) - jnp.sum(mass * z, -1) / total
         return None, (logp, ent, jnp.log(total) + top, raw if keep else None)
 
-    _, (logp, ent, log_total, raw) = _over_chunks(one, chunks, None, (hidden, tokens, scale))
+    _, (logp, ent, log_total, raw) = over_chunks(one, chunks, None, (hidden, tokens, scale))
     return (logp, ent), (kernel, hidden, tokens, scale, log_total, ent, raw)
 
 
@@ -162,7 +162,7 @@ def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given
     zeros = jnp.zeros(kernel.shape[::-1], jnp.float32)
     if shards > 1:
         zeros = jnp.zeros((shards, *zeros.shape), jnp.float32)
-    total, (to_hidden, to_scale) = _over_chunks(one, chunks, zeros, (*columns, *given, raw))
+    total, (to_hidden, to_scale) = over_chunks(one, chunks, zeros, (*columns, *given, raw))
     total = total.sum(0) if shards > 1 else total
     return total.T.astype(kernel.dtype), to_hidden, None, to_scale
 
@@ -170,13 +170,13 @@ def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given
 _law.defvjp(_law_forward, _law_backward)
 
 
-def _over_chunks(fn: tp.Any, chunks: int, carry: tp.Any, columns: tp.Any) -> tp.Any:
-    """jax.lax.scan of fn(carry, rows) over parts of axis 1 of columns [P,N,...].
+def over_chunks(fn: tp.Any, chunks: int, carry: tp.Any, columns: tp.Any) -> tp.Any:
+    """jax.lax.scan of fn(carry, rows) over parts of axis 1 of a pytree of columns [P,N,...].
 
     A part is P * ceil(N / chunks) rows; axis 0, which a mesh cuts, stays whole. What fn returns a
     row comes back as [P,N,...].
     """
-    p, n = columns[0].shape[:2]
+    p, n = jax.tree.leaves(columns)[0].shape[:2]
     width = -(-n // chunks)
 
     def cut(x: jax.Array) -> jax.Array:
@@ -258,8 +258,8 @@ def values(
 
 
 def by_blocks(
-    fn: tp.Callable[[dict[str, tp.Any]], tp.Any],
-    table: dict[str, tp.Any],
+    fn: tp.Callable[[tp.Any], tp.Any],
+    table: tp.Any,
     blocks: int,
     shards: int = 1,
 ) -> tp.Any:
@@ -267,11 +267,12 @@ def by_blocks(
 
     Args:
       fn: maps a table of `blocks` blocks to arrays whose first axis is the block.
+      table: pytree of arrays [P,...].
       blocks: a divisor of P; 0: all at once.
       shards: into how many parts P is cut over devices, a divisor of blocks: each slab has
         as many blocks from every part.
     """
-    p = table["completion_tokens"].shape[0]
+    p = jax.tree.leaves(table)[0].shape[0]
     if blocks in (0, p):
         return fn(table)
     count, each = p // blocks, blocks // shards
@@ -285,6 +286,15 @@ def by_blocks(
         return jnp.swapaxes(x, 0, 1).reshape(p, *x.shape[3:])
 
     return jax.tree.map(join, jax.lax.map(fn, jax.tree.map(cut, table)))
+
+
+def each_block(fn: tp.Callable[[tp.Any], tp.Any], table: tp.Any) -> tp.Any:
+    """fn over the blocks of a pytree of arrays [P,...], one at a time on each device.
+
+    A loop over P would have every device compute all blocks.
+    """
+    shards = sharding.block_cuts(jax.tree.leaves(table)[0])
+    return by_blocks(jax.vmap(fn), table, shards, shards)
 
 
 @functools.partial(

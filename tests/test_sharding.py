@@ -22,7 +22,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from rlpt import build, learner, optim, policy, sharding, tools
+from rlpt import build, learner, learners, optim, policy, sharding, tools
 from rlpt import config as config_lib
 from rlpt import metrics as metrics_lib
 from rlpt import train as train_lib
@@ -322,6 +322,36 @@ def eight_weights_travel_and_activations_stay():
     with mock.patch.object(sharding, "gathered", lambda tree, *_: tree):
         left_alone = sent()
     assert ours < 4.5 < left_alone, (ours, left_alone)  # two gathers and a sum over a ring
+
+
+def eight_scorers_divide_their_work():
+    """What a device computes for a scorer is its share, and the result that of one device."""
+    optimizer, _ = optim.make_optimizer({"name": "sgd", "lr": 1.0})
+    table = rows() | {"verdict/number": np.tile(np.float32([0, 1]), (16, 1))}
+    table |= {"answer_tokens": table["prompt_tokens"], "answer_mask": np.ones((16, 4), bool)}
+    params = jax.device_get(transformer.init_params(CONFIG, jax.random.key(0)))
+    for name, settings in (
+        ("influence.on_correct", {"chunk": 4}),
+        ("influence.on_correct", {"chunk": 4, "top_k": 3}),
+        ("policy.self_certainty", {"chunk": 16}),
+        ("answers.answer_logp", {}),
+    ):
+        scorer = config_lib.resolve("scorers", name, **settings)
+        found, flops = [], []
+        for mesh in (None, sharding.make_mesh({"data": 4, "fsdp": 2})):
+            one = learner.Learner(CONFIG, (learner.make_term(POLICY),), optimizer, mesh=mesh)
+            state = one.place(one.init(jax.tree.map(jnp.asarray, params)))
+            score = jax.jit(
+                lambda params, table, one=one, own=scorer: learners.score_columns(
+                    (own,), {"policy": (one, params)}, table, [own.numbers_at(0)], 8
+                )
+            ).lower(state["params"], sharding.place_batch(table, mesh))
+            compiled = score.compile()
+            flops.append(hlo.count(compiled.as_text()).flops)
+            found.append(compiled(state["params"], sharding.place_batch(table, mesh)))
+        for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=name)
+        assert flops[1] < 1.1 * flops[0] / 8, (name, settings, flops)
 
 
 def eight_a_run_is_the_same_on_every_mesh():

@@ -14,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from rlpt import masks
+from rlpt import masks, scoring
 
 Head = tp.Callable[[jax.Array], jax.Array]
 
@@ -99,8 +99,8 @@ def on_correct(
       threshold: a row is correct if its verdict exceeds it.
       top_k: keeps e at so many most likely tokens and the sampled one: after one pass over the
         logits the work no longer grows with V.  0: exact.
-      chunk: positions whose logits exist at once, >= 1.  Memory: [chunk,V] and [V,D] float32 of
-        one block (with top_k also [chunk,top_k,D]).
+      chunk: positions of a block whose logits exist at once, >= 1.  Memory of a device: [chunk,V]
+        and [V,D] float32 of one block (with top_k also [chunk,top_k,D]).
 
     Returns: influence [P,G,T] float32; 0 outside loss_mask and in blocks without a correct row.
 
@@ -144,5 +144,5 @@ def on_correct(
         jnp.broadcast_to(temperature[..., None], loss_mask.shape).reshape(-1, g * t),
         (trained & correct[..., None]).reshape(-1, g * t),
     )
-    out = jax.lax.map(block, flat).reshape(loss_mask.shape)
+    out = scoring.each_block(block, flat).reshape(loss_mask.shape)
     return {"influence": jnp.where(trained, out, 0.0)}

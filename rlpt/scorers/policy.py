@@ -14,6 +14,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import scoring
+
 
 def _row_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean of [P,G,T] over the tokens in a mask, [P,G]; 0 where there are none."""
@@ -69,7 +71,7 @@ def token_certainty(
     Args:
       hidden: [P,G,T,D], the state that predicts token t.  completion_mask: [P,G,T] bool.
       head: from hidden states [...,D] to logits [...,V] float32.
-      chunk: positions whose logits exist at once, >= 1.
+      chunk: positions whose logits exist at once, over all devices, at least P.
 
     Returns: [P,G,T] float32, nats; 0 outside completion_mask.
 
@@ -78,12 +80,14 @@ def token_certainty(
     """
     chex.assert_equal_shape_prefix([hidden, completion_mask], 3)
 
-    def certainty(h: jax.Array) -> jax.Array:
+    def certainty(_: None, h: jax.Array) -> tuple[None, jax.Array]:
         z = head(h)
-        return jax.nn.logsumexp(z) - jnp.mean(z) - math.log(z.shape[-1])
+        return None, jax.nn.logsumexp(z, -1) - jnp.mean(z, -1) - math.log(z.shape[-1])
 
-    flat = jax.lax.map(certainty, hidden.reshape(-1, hidden.shape[-1]), batch_size=chunk)
-    return jnp.where(completion_mask, flat.reshape(completion_mask.shape), 0.0)
+    p, g, t, d = hidden.shape
+    chunks = -(-g * t // max(chunk // p, 1))
+    _, out = scoring.over_chunks(certainty, chunks, None, hidden.reshape(p, g * t, d))
+    return jnp.where(completion_mask, out.reshape(p, g, t), 0.0)
 
 
 def self_certainty(
