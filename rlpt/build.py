@@ -170,8 +170,7 @@ def rollout_columns(config: tp.Any) -> dict[str, tuple[str, str]]:
     of its own, the kind one of i, b and f. One whose columns depend on its settings has a function
     of config.rollout.options there.
     """
-    own = getattr(config_lib.find("rollouts", config.rollout.fn), "columns", {})
-    return own(**config.rollout.options) if callable(own) else own
+    return _declared(config, "columns")
 
 
 def rollout_tables(config: tp.Any) -> dict[str, dict[str, tuple[str, str]]]:
@@ -179,8 +178,17 @@ def rollout_tables(config: tp.Any) -> dict[str, dict[str, tuple[str, str]]]:
 
     A rollout says so with fn.tables, as `rollout_columns` reads fn.columns.
     """
-    own = getattr(config_lib.find("rollouts", config.rollout.fn), "tables", {})
-    return own(**config.rollout.options) if callable(own) else own
+    return _declared(config, "tables")
+
+
+def _declared(config: tp.Any, what: str) -> dict[str, tp.Any]:
+    """fn.columns or fn.tables of the rollout."""
+    own = getattr(config_lib.find("rollouts", config.rollout.fn), what, {})
+    if not callable(own):
+        return own
+    spans = "group_blocks" in inspect.signature(own).parameters
+    blocks = dict(group_blocks=config.rollout.group_blocks) if spans else {}
+    return own(**config.rollout.options, **blocks)
 
 
 def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]]:
@@ -288,6 +296,11 @@ def _check_terms(learner: learner_lib.Learner, table: Table) -> None:
 
 def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:
     """The rollout function with its settings."""
+    if "group_blocks" in config.rollout.options:  # credit would not know of it
+        raise ConfigError(
+            f"config.rollout.options: got group_blocks={config.rollout.options.group_blocks}, "
+            "expected it as config.rollout.group_blocks, which credit and the mesh read too"
+        )
     options = {
         "prompts": config.rollout.prompts,
         "group": config.rollout.group,

@@ -379,9 +379,8 @@ class Learner:
                 f"minibatches of micro_blocks={size} over {shards} parts of the mesh"
             )
         skip = self.skip_zero_advantage and all(t.reads_advantages for t in self.terms)
-        busy = (
-            np.asarray(jnp.any(table["advantages"] != 0, axis=(1, 2))) if skip else np.ones(p, bool)
-        )
+        counts = table["advantages"] != 0 if skip else table["row_mask"][..., None]
+        busy = np.asarray(jnp.any(counts, axis=(1, 2)))  # empty blocks add nothing to any term
         totals: dict[str, list[tp.Any]] = {}
         for epoch in range(self.epochs):
             order = np.arange(p)

@@ -17,7 +17,7 @@ from rlpt.advantages import tree
 from rlpt.losses import aggregate, off_policy, ratios, surrogates
 from rlpt.models.load import load
 from rlpt.rewards import noise
-from rlpt.rollouts import _hints, guide, sample, scaf
+from rlpt.rollouts import _hints, guide, sample, scaf, stages, steps
 from rlpt.settings import missing_by_verifier
 from rlpt.tasks import arithmetic, base
 from rlpt.tasks.stream import Source, Stream
@@ -210,6 +210,48 @@ def test_without_a_hint_or_a_verdict_there_is_no_guidance(make):
         3, 1, 1, 1,
     )  # fmt: skip
     assert batch.table["row_mask"].sum(1).tolist() == [4, 0, 4, 0, 0, 0, 2, 4]
+
+
+def test_groups_that_span_blocks_inside_other_rollouts(make):
+    """Credit, the mesh and every inner rollout read one number of blocks."""
+    guided = dict(fn="guide.guided")
+    recipe = (
+        dict(fn="tests.test_guidance:plain", steps=1),
+        guided,
+    )
+    for fn, at, options in (
+        (stages.by_step, 1, dict(stages=recipe)),
+        (stages.beside, 0, dict(tables=dict(policy=guided))),
+        (steps.split, 0, dict(separator="x", inner=guided)),
+    ):
+        made = make(FIRST, "1101 0000", FIRST, "1101 0000")
+        direct = guide.guided(stream(*PROMPTS), made, None, at, **SIZE)[0]["policy"]
+        batch = fn(stream(*PROMPTS), made, None, at, **SIZE, **options)[0]["policy"]
+        for name, column in direct.table.items():
+            np.testing.assert_array_equal(batch.table[name], column, err_msg=f"{fn} {name}")
+        config = toy(rollout__fn=f"{fn.__module__.rpartition('.')[2]}.{fn.__name__}")
+        config.rollout.group_blocks, config.rollout.options = 2, options
+        build.check(config)
+    first = stages.by_step(stream(*PROMPTS), make(FIRST), None, 0, **SIZE, stages=recipe)[0]
+    table = first["policy"].table
+    assert table["group"].tolist() == [0, -1, 1, -1, 2, -1, 3, -1], "one block of two is empty"
+    assert table["row_mask"].any(1).tolist() == [True, False] * 4
+    np.testing.assert_array_equal(table["verdict/digit"][::2].sum(1), [0, 1, 0, 2])
+    alone = credit(table)[::2]
+    np.testing.assert_allclose(alone[1], [1.5, -0.5, -0.5, -0.5], atol=1e-5)
+    for options, fn in (
+        (dict(group_blocks=2), "guide.guided"),
+        (dict(stages=(guided | dict(group_blocks=2),)), "stages.by_step"),
+    ):
+        config = toy(rollout__fn=fn)
+        config.rollout.options = options
+        with pytest.raises(ValueError, match="config.rollout.group_blocks"):
+            build.check(config)
+
+
+def plain(stream, tools, state, step, *, prompts, group):
+    """A rollout that knows of no groups that span blocks."""
+    return sample.on_policy(stream, tools, state, step, prompts=prompts, group=group)
 
 
 def test_the_trigger_is_one_verifier(make):

@@ -38,12 +38,13 @@ def _run(
     step: int,
     prompts: int,
     group: int,
+    group_blocks: int = 1,
 ) -> tuple[tp.Any, tp.Any]:
     """One inner rollout; `task` in its entry names the task that its prompts are of."""
     spec = dict(spec)
     if task := spec.pop("task", ""):
         stream = _OfTask(stream, task)
-    return _inner.bind(spec, prompts, group)(stream, tools, state, step)
+    return _inner.bind(spec, prompts, group, group_blocks)(stream, tools, state, step)
 
 
 def _plain(spec: _inner.Spec, *own: str) -> dict[str, tp.Any]:
@@ -59,6 +60,7 @@ def by_step(
     *,
     prompts: int,
     group: int,
+    group_blocks: int = 1,
     stages: tuple[dict[str, tp.Any], ...],
 ) -> tuple[tp.Any, tp.Any]:
     """The rollout of the stage that a step is in: a recipe of several stages in one run.
@@ -73,6 +75,7 @@ def by_step(
       state: None, or {stage: its state} as this function returned it; JSON.
       prompts, group: of a stage that does not say otherwise.  Blocks of another number or width are
         compiled anew; the number must suit the learners' micro_blocks.
+      group_blocks: blocks of a prompt in all stages; those of a stage that fills one are empty.
       stages: dict(fn=, steps=, **settings) each, in order; `steps` is how long, 0: to the end, and
         `task` the label of the entry of config.tasks that its prompts are of, default any.
     Returns: the stage's batches, and the state.
@@ -85,8 +88,10 @@ def by_step(
     at = _stage(stages, step)
     states = dict(state or {})
     spec = _plain(stages[at], "steps")
-    batches, new = _run(spec, stream, tools, states.get(str(at)), step, prompts, group)
-    wanted = _columns_by_step(stages=stages)
+    batches, new = _run(
+        spec, stream, tools, states.get(str(at)), step, prompts, group, group_blocks
+    )
+    wanted = _columns_by_step(stages=stages, group_blocks=group_blocks)
     for batch in batches.values():
         _inner.complete(batch.table, wanted)
     return batches, {**states, str(at): new}
@@ -108,11 +113,13 @@ def _stage(stages: collections.abc.Sequence[_inner.Spec], step: int) -> int:
     return len(stages) - 1
 
 
-def _columns_by_step(*, stages: collections.abc.Sequence[_inner.Spec]) -> _inner.Columns:
+def _columns_by_step(
+    *, stages: collections.abc.Sequence[_inner.Spec], group_blocks: int = 1
+) -> _inner.Columns:
     _stage(stages, 0)
     out: _inner.Columns = {}
     for stage in stages:
-        out |= _inner.columns(_plain(stage, "steps", "task"))
+        out |= _inner.columns(_plain(stage, "steps", "task"), group_blocks)
     return out
 
 
@@ -128,6 +135,7 @@ def beside(
     *,
     prompts: int,
     group: int,
+    group_blocks: int = 1,
     tables: dict[str, dict[str, tp.Any]],
 ) -> tuple[tp.Any, tp.Any]:
     """Several tables a step, each of a rollout of its own: such as pairs for a reward model.
@@ -136,6 +144,7 @@ def beside(
       stream, tools: as in `sample.on_policy`.
       state: None, or {table: its state} as this function returned it; JSON.
       prompts, group: of a table that does not say otherwise.
+      group_blocks: blocks of a prompt in the policy's table.
       tables: name -> dict(fn=, **settings), `policy` among them, which takes its prompts first, the
         others in alphabetical order; `task` as in `by_step`.
     Returns: {name: batch}, and the state.
@@ -143,22 +152,25 @@ def beside(
     Raises: ValueError without a `policy`; ConfigError, at the start of a run, for what `rollout`
       refuses.
     """
-    _columns_beside(tables=tables)
+    _columns_beside(tables=tables, group_blocks=group_blocks)
     batches, states = {}, dict(state or {})
     for name in sorted(tables, key=lambda name: (name != "policy", name)):
+        blocks = group_blocks if name == "policy" else 1
         made, states[name] = _run(
-            tables[name], stream, tools, states.get(name), step, prompts, group
+            tables[name], stream, tools, states.get(name), step, prompts, group, blocks
         )
         batches[name] = made["policy"]
     return batches, states
 
 
-def _columns_beside(*, tables: collections.abc.Mapping[str, _inner.Spec]) -> _inner.Columns:
+def _columns_beside(
+    *, tables: collections.abc.Mapping[str, _inner.Spec], group_blocks: int = 1
+) -> _inner.Columns:
     """Those of the policy's table; the others are read by their learners only."""
     if "policy" not in tables:
         raise ValueError(f"beside: got the tables {sorted(tables)}, expected `policy` among them")
-    found = {name: _inner.columns(_plain(spec, "task")) for name, spec in tables.items()}
-    return found["policy"]
+    _tables_beside(tables=tables)
+    return _inner.columns(_plain(tables["policy"], "task"), group_blocks)
 
 
 def _tables_beside(

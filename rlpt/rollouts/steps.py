@@ -76,6 +76,7 @@ def split(
     *,
     prompts: int,
     group: int,
+    group_blocks: int = 1,
     separator: str = "\n\n",
     inner: dict[str, tp.Any] = _ON_POLICY,
 ) -> tuple[tp.Any, tp.Any]:
@@ -87,7 +88,7 @@ def split(
     outcomes: steps/rows and steps/steps.
 
     Args:
-      stream, tools: as in `sample.on_policy`.  state: that of the other rollout.
+      stream, tools, group_blocks: as in `sample.on_policy`.  state: that of the other rollout.
       separator: text between two steps.
       inner: dict(fn=, **settings) of the other rollout.
     Returns: the batches and the state of the other rollout.
@@ -96,7 +97,7 @@ def split(
 
     Reference: Cheng et al., "Stop Summation" (PURE), arXiv:2504.15275 (blank lines).
     """
-    batches, state = _inner.bind(inner, prompts, group)(stream, tools, state, step)
+    batches, state = _inner.bind(inner, prompts, group, group_blocks)(stream, tools, state, step)
     batch = batches["policy"]
     mask = batch.table["completion_mask"]
     step_id = np.where(mask, 0, -1).astype(np.int32)
@@ -117,10 +118,12 @@ def split(
     return batches, state
 
 
-def _columns(*, separator: str = "\n\n", inner: dict[str, tp.Any] = _ON_POLICY) -> _inner.Columns:
+def _columns(
+    *, group_blocks: int = 1, separator: str = "\n\n", inner: dict[str, tp.Any] = _ON_POLICY
+) -> _inner.Columns:
     spans("", separator)
     return {
-        **_inner.columns(inner),
+        **_inner.columns(inner, group_blocks),
         "step_id": ("PGT", "i"),
         "separator_mask": ("PGT", "b"),
     }
