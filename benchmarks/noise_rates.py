@@ -172,8 +172,6 @@ def _appeal(
     )
     init, estimate = appeals.stratified_both if positives else appeals.stratified
     settings: dict[str, tp.Any] = {"true_positive": judge[0], "false_positive": judge[1]}
-    if not positives:
-        settings["probability"] = PROBABILITY
     out, _ = estimate(observed, asked["appeal"], strata, init(), live, **settings)
     return out, asked["metrics/appeals_asked"]
 

@@ -8,7 +8,9 @@ Verifiers", arXiv 2510.00915. There: a rule checker, and a light language model 
 one in ten of its negatives (q 0.1, decay 0.9, alpha and beta 1e-5), the rest as in
 configs/noisy_control.py. Here nothing is injected: the rule wants the reply to end with the
 answer, and misses those that go on. The second verifier takes the last number of the reply;
-its weight is 0, so it is not in the reward, and fn_rate in the log is what it finds.
+its weight is 0, so it is not in the reward, and fn_rate in the log is what it finds, from
+counts over batches, where the paper averages the rates of batches (of 1024 rows; of 64 rows that
+mean is too small).
 Accuracy in the evaluation asks for both verdicts, which is the rule's.
 """
 
@@ -29,7 +31,7 @@ def get_config(arg: str | None = None):
     )
     c.shaping = (
         dict(fn="appeals.lodge", probability=0.1, reads=dict(second="verdict/second")),
-        dict(fn="appeals.pooled", probability=0.1, decay=0.9, alpha=1e-5, beta=1e-5),
+        dict(fn="appeals.pooled", decay=0.9, alpha=1e-5, beta=1e-5),
     )
     c.advantage = control["audited"](dict(fn="noise.forward", scale=1.0))
     return rlpt.config.runlocal(c) if arg == "runlocal" else c

@@ -93,8 +93,8 @@ BY_ID = dict(fn="strata.by_id", reads=dict(column="tricked"), count=2)
 KNOWN = dict(fn="noise.known_rates", fp_rate=FP, fn_rate=FN)
 APPEAL = dict(fn="appeals.lodge", reads=dict(second="verdict/right"), probability=0.25)
 APPEAL_ALL = {**APPEAL, "positives": True, "probability": 0.5}
-POOLED = dict(fn="appeals.pooled", probability=0.25)
-STRATIFIED = dict(fn="appeals.stratified", probability=0.25, shrink=5.0)
+POOLED = dict(fn="appeals.pooled")
+STRATIFIED = dict(fn="appeals.stratified", shrink=5.0)
 BOTH = dict(fn="appeals.stratified_both", decay=0.98, shrink=2.0)
 RATE_FOUND: Expectation = {"metrics/fn_rate": (0.25, 0.5)}
 UNKNOWN = "rates taken as 0"
@@ -565,15 +565,15 @@ REWARDS: dict[str, Case] = {
     ),
     "appeals.lodge": case(
         RATE_FOUND,
-        "a tenth of the appeals that are counted with",
-        dict(shaping=(MISSED, {**APPEAL, "probability": 0.025}, POOLED)),
+        "hardly any row appeals",
+        dict(shaping=(MISSED, {**APPEAL, "probability": 1e-6}, POOLED)),
         shaping=(MISSED, APPEAL, POOLED),
     ),
     "appeals.pooled": shaped(
         RATE_FOUND,
-        "as if every negative had been appealed",
+        "a second verifier taken for one that calls half of the wrong rows right",
         POOLED,
-        dict(probability=1.0),
+        dict(false_positive=0.5),
         first=(MISSED, APPEAL),
     ),
     "appeals.stratified": shaped(

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import typing as tp
 
 import tokenizers
@@ -52,6 +53,9 @@ class Tokenizer:
         ends = [backend.token_to_id(token) for token in TURN_ENDS]
         self.backend = backend
         self.chat_template = chat_template
+        added = backend.get_added_tokens_decoder().values()
+        special = sorted((t.content for t in added if t.special), key=len, reverse=True)
+        self._spelled = re.compile("|".join(map(re.escape, special)) or "(?!)")
         stops = [*map(int, eos_ids), *(i for i in ends if i is not None)]
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(stops))
         if not self.eos_ids:
@@ -129,8 +133,33 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         **variables: tp.Any,
     ) -> list[int]:
-        """Ids of `render`: the template writes the special tokens, none are added."""
-        return self.encode(self.render(messages, add_generation_prompt, **variables))
+        """Ids of `render`: the template writes the special tokens, none are added.
+
+        What spells one in the content of a message is text, so that a reply which is quoted in a
+        prompt, or a user of an endpoint, cannot end its turn and speak as another.
+        """
+        texts = [m["content"] for m in messages if isinstance(m.get("content"), str)]
+        if not any(map(self._spelled.search, texts)):
+            return self.encode(self.render(messages, add_generation_prompt, **variables))
+        mark = next(c for c in map(chr, range(0xE000, 0xF900)) if not any(c in t for t in texts))
+        quoted: list[str] = []
+
+        def marked(found: re.Match[str]) -> str:
+            quoted.append(found[0])
+            return f"{mark}{len(quoted) - 1}{mark}"
+
+        kept = [
+            {**m, "content": self._spelled.sub(marked, m["content"])}
+            if isinstance(m.get("content"), str)
+            else m
+            for m in messages
+        ]
+        pieces = self.render(kept, add_generation_prompt, **variables).split(mark)
+        ids = self.encode(pieces[0])
+        for at, text in zip(pieces[1::2], pieces[2::2], strict=True):
+            ids += [i for character in quoted[int(at)] for i in self.encode(character)]
+            ids += self.encode(text)
+        return ids
 
     def _special_ids(self) -> dict[str, int]:
         ids = {"eos_token": self.eos_ids[0], "pad_token": self.pad_id}
