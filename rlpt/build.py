@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import platform
+import sys
 import typing as tp
 
 import jax
@@ -28,7 +29,7 @@ from rlpt.models import transformer
 from rlpt.models.load import Loaded
 from rlpt.models.transformer import ModelConfig
 from rlpt.tasks import build as tasks_build
-from rlpt.tasks.base import Prompt
+from rlpt.tasks.base import Prompt, content_id
 from rlpt.tasks.stream import Source
 
 _TINY = ModelConfig(8, 1, 8, 8, 1, 1, 8)  # for shapes
@@ -364,6 +365,8 @@ def load_tasks(config: tp.Any) -> tuple[list[Source], list[Prompt]]:
 def _check_ids(train: list[Prompt], held_out: list[Prompt]) -> None:
     """Results are kept by id, so no two held-out prompts share one, and no others but equal ones.
 
+    Says how many of them are trained on too: what is measured then is what was learnt by heart.
+
     Raises: ConfigError naming the first.
     """
     trained, judged = {p.id: p for p in train}, dict[str, Prompt]()
@@ -376,6 +379,12 @@ def _check_ids(train: list[Prompt], held_out: list[Prompt]) -> None:
                 "expected one; give the files different names, or name a column with ids (id=)"
             )
         judged[prompt.id] = prompt
+    asked = {content_id(p) for p in train}
+    if seen := sum(content_id(p) in asked for p in held_out):
+        print(
+            f"tasks    WARNING: {seen} of {len(held_out)} held-out prompts are trained on too",
+            file=sys.stderr,
+        )
 
 
 def identity(config: tp.Any, loaded: Loaded) -> dict[str, str]:

@@ -70,6 +70,11 @@ class Chain:
             if method.init is not None:
                 out, new_state = out
                 state[name] = _when(begun, new_state, state[name]) if method.since else new_state
+            if method.writes and isinstance(out, dict):
+                raise ConfigError(
+                    f"{method.name}: got writes={method.writes!r}, but it writes "
+                    f"{', '.join(map(repr, sorted(out)))} by name; leave writes= out"
+                )
             credit = name.startswith("advantage/")
             new = (
                 out

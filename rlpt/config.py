@@ -249,8 +249,8 @@ def resolve(
     """Binds `name` of rlpt.<package> (or 'my_pkg.mod:fn') to its settings.
 
     Args:
-      reads: {parameter: column} renames.  writes: the column that an array result
-        goes to (default: by extension point).
+      reads: {parameter: column} renames; a column that is named here has to be there.
+      writes: the column that an array result goes to (default: by extension point).
       settings: keyword-only parameters of the function; of rewards and advantages also `since`, see
         `Bound`, for recipes of several stages: what masks rows by verdicts would mask a stage that
         has none.
@@ -266,7 +266,8 @@ def resolve(
     cols, accepted, required_settings = [], [], []
     for p in parameters:
         if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
-            cols.append((p.name, reads.pop(p.name, p.name), p.default is p.empty))
+            required = p.default is p.empty or p.name in reads  # what is asked for by name
+            cols.append((p.name, reads.pop(p.name, p.name), required))
         elif p.kind is p.KEYWORD_ONLY:
             accepted.append(p.name)
             if p.default is p.empty:

@@ -24,6 +24,13 @@ def trained(
     return loss_mask
 
 
+def own_law(loss_mask: jax.Array, origin: jax.Array | None) -> jax.Array:
+    """loss_mask [P,G,T] without rows of origin 1 and 3: of another context, or another author."""
+    if origin is None:
+        return loss_mask
+    return loss_mask & ((origin != 1) & (origin != 3))[..., None]
+
+
 def last_token(loss_mask: jax.Array) -> jax.Array:
     """[P,G,T] bool: the last True of each row."""
     behind = jnp.cumsum(loss_mask[..., ::-1], axis=-1)[..., ::-1]

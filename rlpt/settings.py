@@ -360,4 +360,10 @@ def missing_by_verifier(config: tp.Any) -> dict[str, dict[str, str]]:
                     f"missing.{outcome} of the verifier {spec['name']!r}: got {value!r}, "
                     "expected 'mask', 'ignore' or a number as a string"
                 )
+            if value == "ignore" and float(spec.get("weight", 1.0)):
+                raise ConfigError(
+                    f"missing.{outcome} of the verifier {spec['name']!r}: got 'ignore' with weight "
+                    f"{spec.get('weight', 1.0)}, which would count the row as 0; use 'mask', a "
+                    "number, or weight=0.0 for a verifier that only informs"
+                )
     return out

@@ -40,6 +40,7 @@ class Tools:
       sampling: as in the config.  missing: of `settings.missing_by_verifier`.
       pool: a VerifierPool or None.
       key: the run's root key.  mesh: of rlpt.sharding, None: one device.
+      counted_names: of the verifiers that decide, see `verifiers.base.counted_names`; None: all.
       `params` is set by whoever owns the weights.
     """
 
@@ -53,10 +54,12 @@ class Tools:
         verifier_names: collections.abc.Sequence[str],
         key: jax.Array,
         mesh: tp.Any = None,
+        counted_names: collections.abc.Sequence[str] | None = None,
     ):
         self.model, self.tokenizer, self.pool = model, tokenizer, pool
         self.sampling, self.missing = sampling, missing
         self.verifier_names = tuple(verifier_names)
+        self.counted_names = tuple(verifier_names if counted_names is None else counted_names)
         self.key, self.mesh = key, mesh
         self.params: tp.Any = None
         self.defer = False  # verify() in the background, see `settle`

@@ -137,11 +137,11 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         )
 
         root = jax.random.key(config.seed)
+        counted = verifiers_base.counted_names(config.verifiers)
         tools = tools_lib.Tools(
             model, loaded.tokenizer, pool, config.sampling, settings.missing_by_verifier(config),
-            [v["name"] for v in config.verifiers], root, mesh,
+            [v["name"] for v in config.verifiers], root, mesh, counted,
         )  # fmt: skip
-        counted = verifiers_base.counted_names(config.verifiers)
         complete = build.completion_of(config)
         sources, held_out = _fitting(config, tools, sources, held_out)
         plain = Stream(sources, config.seed)

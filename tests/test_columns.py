@@ -130,6 +130,17 @@ def credited(made, group_blocks, shaping=(), advantage=(dict(fn="group.grpo"),))
     return jax.device_get(run(made))
 
 
+def test_names_that_would_be_passed_over():
+    """A column that is asked for by name has to be there; a method that names its own has none."""
+    made = table() | {"verdict/number": np.zeros((P, G), np.float32)}
+    rates = dict(fn="noise.backward", reads=dict(fn_rates="fnrates"))
+    with pytest.raises(config_lib.ConfigError, match="needs the column 'fnrates'"):
+        credited(made, 1, advantage=(rates,))
+    style = dict(fn="combine.weighted_sum", weights={"number": 1.0}, writes="style")
+    with pytest.raises(config_lib.ConfigError, match="writes='style', but it writes 'rewards', 'r"):
+        credited(made, 1, shaping=(style,))
+
+
 def test_since_says_from_which_step_on_a_method_changes_columns():
     c = config_lib.default()
     c.verifiers = (dict(fn="number.number", name="number"),)

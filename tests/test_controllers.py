@@ -203,6 +203,14 @@ def test_recap_favours_what_does_not_get_better():
     assert mean == pytest.approx(2), "the weights sum to their number"
 
 
+def test_recap_of_one_slip_behind_a_perfect_window():
+    """A division by a loss of 0 gave the slip all of the weight."""
+    batches = [{"verdict": {"a": jnp.ones((8, 8)), "b": jnp.ones((8, 8)) * 0.5}}] * 6
+    slip = {"verdict": batches[0]["verdict"] | {"a": jnp.ones((8, 8)).at[0, 0].set(0)}}
+    out, _ = run(controllers.recap, [*batches, slip], window=3, temperature=0.5)
+    assert out[-1]["metrics/recap/b"] > 0.5, out[-1]
+
+
 def test_recap_without_verdicts():
     """NaN is not in a mean, adds nothing, and a reward that no row has is not seen."""
     both_ = {"verdict": {"a": jnp.asarray([[1, 0.5, NAN]]), "b": jnp.asarray([[NAN, 0.5, 0.5]])}}

@@ -266,6 +266,8 @@ def test_the_trigger_is_one_verifier(make):
         "verdict/format": np.ones((3, 2), np.float32),
     }
     assert _hints.failed(table, "digit", 0.0) == [0, 1]
+    unheard = table | {"verdict/digit": np.full((3, 2), np.nan, np.float32)}
+    assert _hints.failed(unheard, "digit", 0.0) == [], "nobody has judged them"
     assert (
         _hints.failed(table, "digit", 0.5) == [0, 1, 2] and _hints.failed(table, "format", 0) == []
     )

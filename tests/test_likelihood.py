@@ -56,11 +56,16 @@ def test_rows_without_a_place_and_prompts_without_a_reference():
     scored = jnp.array([[True, True], [False, False]])
     slot = jnp.array([[True, False], [True, True]])
     for form, here, none in (("mean_prob", 0.5, 0.0), ("prob", 0.25, 0.0), ("geometric", 0.5, 0.0),
-                             ("log_prob", np.log(0.25), -100.0),
-                             ("mean_log_prob", np.log(0.5), -50.0)):  # fmt: skip
+                             ("log_prob", np.log(0.25), np.log(0.25) - 2.0),
+                             ("mean_log_prob", np.log(0.5), np.log(0.5) - 1.0)):  # fmt: skip
         got = both(likelihood.of_answer, logp, scored, slot, form=form, floor=-50.0)
         close(got[0], [here, none], 1e-5, form)
         assert (got[1] == 0).all(), f"{form}: no reference, no signal"
+        nobody = both(likelihood.of_answer, logp, scored, slot & False, form=form, floor=-50.0)
+        assert len(set(nobody[0].tolist())) == 1, f"{form}: no place in any row, no signal"
+    live = jnp.array([[True, False], [True, True]])
+    got = likelihood.of_answer(logp, scored, slot.at[0].set([False, True]), live, form="log_prob")
+    assert got[0, 0] == -100, "what a dead row says sets no worst"
     assert of_answer([0.0, 1.0], form="log_prob", floor=-7.0) == -7.0, "one token cannot drown all"
 
 

@@ -362,6 +362,9 @@ def test_rewards_must_be_binary():
     traced = jax.jit(lambda r: noise.inject(r, KEY, *ids, fp_rate=0.0, fn_rate=0.0)["rewards"])
     got = np.asarray(traced(rewards))
     assert np.isnan(got[0, 1]) and (got[0, [0, 2]] == [0, 1]).all(), "inside jit: NaN, not a guess"
+    few = noise.inject(jnp.ones((1, 3)), KEY, *ids, jnp.asarray([[0, 1, 2]]), fp_rate=(0.0, 0.0),
+                       fn_rate=(0.0, 0.0))["rewards"]  # fmt: skip
+    close(few, [[1, 1, np.nan]], what="a stratum that has no rate is not taken for a clean one")
     rows = jnp.asarray([[1, 0, 1]], bool)
     left = noise.inject(rewards, KEY, *ids, None, rows, fp_rate=0.99, fn_rate=0.0)["rewards"]
     close(left, [[1, 0.5, 1]], what="a dead row is left alone")

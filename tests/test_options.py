@@ -113,6 +113,9 @@ def test_missing_verdicts_are_masked_or_count(tmp_path):
     one = steps(tmp_path, "ignore")[0]
     assert one["rollout/masked_rows"] == 0 and one["verify/m/unparsable"] > 0
     assert one["policy/skipped"] == 0 and one["verdict/m"] is not None
+    counts = measured | {"weight": 0.5}
+    with pytest.raises(config_lib.ConfigError, match="would count the row as 0; use 'mask'"):
+        train(tmp_path, "counts", verifiers=(digit, counts))
     for wrong in ("nan", "drop"):
         with pytest.raises(config_lib.ConfigError, match="expected 'mask', 'ignore' or a number"):
             train(tmp_path, "wrong", verifiers=(verifiers[0] | {"missing": {"crash": wrong}},))

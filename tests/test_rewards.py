@@ -110,6 +110,9 @@ def test_kl_in_reward():
     close(got, [[[-0.05, 0.1, 0]]])
     got = both(shaping.kl_in_reward, old, ref, mask, jnp.ones((1, 1, 3)), coef=0.1)
     close(got["step_rewards"], [[[0.95, 1.1, 1]]])
+    for origin, want in ((0, -0.05), (1, 0), (2, -0.05), (3, 0)):
+        got = both(shaping.kl_in_reward, old, ref, mask, None, jnp.full((1, 1), origin), coef=0.1)
+        close(got["step_rewards"][0, 0, 0], want, what="what is said under a hint is no KL")
 
 
 def test_kl_in_reward_is_the_gradient_of_the_sequence_kl():

@@ -201,6 +201,10 @@ def test_a_verdict_has_to_spread_more_than_min_std(make):
     assert filled.any() and (batch.table["verdict/digit"][filled].std(1) > 0.4).all()
     (batch,), _ = refill(make(), min_std=0.6, max_batches=2)
     assert batch.outcomes["dynamic/empty"] == 4
+    tools = make()
+    tools.counted_names = ()  # as of a verifier of weight 0
+    (batch,), _ = refill(tools, max_batches=1)
+    assert batch.outcomes["dynamic/kept"] == 0, "what is only measured makes no group worth it"
 
 
 @pytest.mark.slow  # as do the runs of tests/test_faults.py, which carry rows too

@@ -125,7 +125,7 @@ def test_blocks_are_scored_by_themselves(name):
     for i in range(P):
         twice = score(name, {k: v[np.array([i] * P)] for k, v in table().items()}, **SCORERS[name])
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(twice), strict=True):
-            assert a.dtype == jnp.float32 and np.isfinite(a).all(), f"{name}: {a}"
+            assert a.dtype in (jnp.float32, bool) and np.isfinite(a).all(), f"{name}: {a}"
             for j in range(P):
                 close(b[j], a[i], atol=1e-5, what=f"{name}, block {i} in place {j}")
 
@@ -137,7 +137,7 @@ def test_the_trainer_scores_slabs_of_blocks_with_the_same_result():
     models = {"policy": (build.make_learners(config, CFG)["policy"], params())}
     run = lambda t: learners.score_columns(bound, models, t, [b.numbers_at(0) for b in bound], 1)
     out = jax.jit(run)(table())
-    assert set(out) == {"influence", "self_certainty", "answer_logp"}
+    assert set(out) == {"influence", "influence_known", "self_certainty", "answer_logp"}
     for name in names:
         want = score(name, **({"chunk": 4} if name == "influence.on_correct" else {}))
         for column, value in (want if isinstance(want, dict) else {name: want}).items():
@@ -315,6 +315,17 @@ def test_thr_advantages():
     out = both(influence.thr, advantages, column, trained, p=0.5, keep=1.0, tau=1.0)
     close(out["advantages"][0], [[1.5, 0, 0], [-0.5, -1.5, 0]], what="tau")
     assert out["metrics/thr_positive"] == pytest.approx(2 / 3)
+
+
+def test_thr_of_a_group_over_two_blocks():
+    """Only the first has a correct row, so that nothing is known of the second's influence."""
+    advantages = jnp.array([[1.0, -1.0, -0.5, 0.5]])
+    column = jnp.array([[[3.0, -1], [2, -4], [0, 0], [0, 0]]])
+    trained, known = jnp.ones((1, 4, 2), bool), jnp.array([[True, True, False, False]])
+    out = both(influence.thr, advantages, column, trained, None, known, p=0.5, keep=0.5)
+    close(out["advantages"], [[[1.5, 0], [0, -1.5], [-0.5] * 2, [0.5] * 2]])
+    alone = both(influence.thr, advantages[:, :2], column[:, :2], trained[:, :2], p=0.5, keep=0.5)
+    close(out["advantages"][:, :2], alone["advantages"], what="as if the block were the group")
 
 
 def test_thr_with_nothing_to_change_is_the_estimator_before():

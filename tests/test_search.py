@@ -227,21 +227,30 @@ def test_search_beats_sampling_by_its_own_score(make):
 
 
 def test_trees_do_not_meet(make):
-    """Diverse search: each half of the rows is the search of half the size."""
+    """Diverse search: two searches of half the size, whose rows come best first."""
     tools = make()
     batch = found(tools, diverse=True, rounds=3)
     first = tools.generate(items(), group=4, step=0, until=(STEP,))
-    for i, tree in np.ndindex(4, 2):
-        own = [live(first, i, 2 * tree + j) for j in range(2)]
-        texts = [first.text.completions[i][2 * tree + j] for j in range(2)]
-        going = [j for j in range(2) if STEP in texts[j] and len(own[j]) < WIDTH]
-        best = max(going, key=lambda j: signs(texts[j])) if going else None
-        for j in range(2):
-            row = live(batch, i, 2 * tree + j)
-            ended = any(row == own[k] for k in range(2) if k not in going)
-            assert ended or row[: len(own[best])] == own[best], "the one that the tree kept"
-        scores = batch.table["beam_score"][i, 2 * tree : 2 * tree + 2]
-        assert scores[0] >= scores[1]
+    for i in range(4):
+        left = [live(batch, i, j) for j in range(4)]
+        for tree in range(2):
+            own = [live(first, i, 2 * tree + j) for j in range(2)]
+            texts = [first.text.completions[i][2 * tree + j] for j in range(2)]
+            going = [j for j in range(2) if STEP in texts[j] and len(own[j]) < WIDTH]
+            kept = [own[j] for j in range(2) if j not in going]
+            kept += [own[max(going, key=lambda j: signs(texts[j]))]] if going else []
+            rows = [row for row in left if any(row[: len(k)] == k for k in kept)]
+            assert len(rows) >= 2, "a tree's rows go on from what it kept"
+        scores = batch.table["beam_score"][i]
+        assert (np.diff(scores) <= 0).all(), "what the search puts first is the first row"
+
+
+def test_steps_that_are_looked_ahead_do_not_count_as_drawn(make):
+    """The log-prob of a greedy token is 0: with it in the mean, short beginnings would win."""
+    tools = make()
+    plain, ahead = (found(tools, by="", rounds=3, lookahead=n) for n in (0, 2))
+    for name in ("completion_tokens", "beam_score"):
+        np.testing.assert_array_equal(plain.table[name], ahead.table[name])
 
 
 def test_bounds_of_a_search(make):

@@ -326,6 +326,18 @@ def test_files_of_a_layout_have_ids_of_their_own(tmp_path):
     assert [b[0].id for b in both] == ["gsm8k/x:1", "gsm8k/eval_x:1"]
 
 
+def test_held_out_prompts_that_are_trained_on_are_counted(tmp_path, capsys):
+    path = _write(tmp_path / "a.jsonl", [{"q": "1?"}, {"q": "2?"}])
+    held_out = _write(tmp_path / "b.jsonl", [{"q": "2?"}, {"q": "3?"}])
+    c = config.default()
+    c.tasks = (dict(fn="files.jsonl", prompt="q", path=path, eval_path=held_out),)
+    build.load_tasks(c)
+    assert "1 of 2 held-out prompts are trained on too" in capsys.readouterr().err
+    c.tasks = (dict(fn="arithmetic.sums", digits=1),)
+    build.load_tasks(c)
+    assert not capsys.readouterr().err
+
+
 def test_two_prompts_of_one_id_are_refused(tmp_path):
     specs = []
     for name, question in (("a", "1?"), ("b", "2?")):

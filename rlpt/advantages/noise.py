@@ -83,7 +83,8 @@ def backward(
       eps_c: floor of the denominator; 0.1 bounds |r^| by 10.
       scale: fixed, > 0.
 
-    Returns: [P,G] float32.  With rates 0 this is `group.rloo`.
+    Returns: [P,G] float32.  With rates 0 this is `group.rloo`, but for a row that is alone in its
+      group, which has no others to be compared with and keeps its r^.
 
     Raises: ValueError for configured rates whose sum is not below 1.
     """

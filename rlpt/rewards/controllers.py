@@ -42,6 +42,7 @@ def _kl_update(
     loss_mask: jax.Array,
     state: State,
     row_mask: jax.Array | None = None,
+    origin: jax.Array | None = None,
     *,
     coef: float = 0.001,
     target: float = 0.1,
@@ -57,6 +58,7 @@ def _kl_update(
     Args:
       old_logp, ref_logp: [P,G,T] float32; KL is estimated by k1 = old_logp - ref_logp.
       loss_mask: [P,G,T] bool.  row_mask: [P,G] bool.
+      origin: as in `shaping.kl_in_reward`.
       coef: beta at the start, reward per nat.
       target: the KL to hold, nats, > 0.  horizon: rows; the smaller, the faster.
       bound: of the relative error.
@@ -75,7 +77,7 @@ def _kl_update(
     chex.assert_equal_shape([old_logp, ref_logp, loss_mask])
     if unit not in ("token", "row"):
         raise ValueError(f"adaptive_kl unit: got {unit!r}, expected 'token' or 'row'")
-    mask = masks.trained(loss_mask, row_mask)
+    mask = masks.trained(masks.own_law(loss_mask, origin), row_mask)
     rows = jnp.any(mask, axis=-1)
     count = jnp.sum(rows)
     distance = _token_mean(old_logp - ref_logp, mask)
@@ -102,18 +104,20 @@ def kl_in_reward(
     loss_mask: jax.Array,
     kl_coef: jax.Array,
     step_rewards: jax.Array | None = None,
+    origin: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """`shaping.kl_in_reward` with a coefficient per row, such as that of `adaptive_kl`.
 
     Args:
       old_logp, ref_logp: [P,G,T] float32.  loss_mask: [P,G,T] bool.
       kl_coef: [P,G] float32, reward per nat.
-      step_rewards: [P,G,T] float32, added to.
+      step_rewards: [P,G,T] float32, added to.  origin: as there.
 
     Returns: step_rewards [P,G,T] float32.
     """
     chex.assert_shape(kl_coef, loss_mask.shape[:2])
-    cost = shaping.kl_in_reward(old_logp, ref_logp, loss_mask, coef=1.0)["step_rewards"]
+    one = shaping.kl_in_reward(old_logp, ref_logp, loss_mask, origin=origin, coef=1.0)
+    cost = one["step_rewards"]
     cost = kl_coef[..., None] * cost
     return {"step_rewards": cost if step_rewards is None else step_rewards + cost}
 
@@ -245,8 +249,9 @@ def _recap_update(
     count = state["count"][:size] + (seen > 0)
     now, before = history[-window:], history[-2 * window : -window]
     mean, mean_before = now.mean(0), before.mean(0)
-    score = convergence * mean / (mean_before + 1e-8)
-    score = score + instability * now.std(0) / (mean + mean_before + 1e-8)
+    least = 1.0 / rows.size  # one wrong row: what was perfect for a window is no division by 0
+    score = convergence * mean / jnp.maximum(mean_before, least)
+    score = score + instability * now.std(0) / jnp.maximum(mean + mean_before, least)
     weight = size * jax.nn.softmax(score / temperature)
     weight = jnp.where(jnp.all(count >= 2 * window), weight, 1.0)
 

@@ -92,12 +92,14 @@ def _update(
         rest = rewards - jnp.sum(dense, axis=-1)
         dense = dense + (rest / jnp.maximum(jnp.sum(steps, axis=-1), 1))[..., None]
     rows = masks.live(rewards, row_mask)
+    seen = jnp.any(steps & rows[..., None])  # else the momentum alone would move it
     new = {
         "weights": state["weights"].at[:k].set(weights),
         "mean": state["mean"].at[:k].set(fitted[0].mu),
         "square": state["square"].at[:k].set(fitted[0].nu),
         "count": fitted[0].count,
     }
+    new = {k: jnp.where(seen, v, state[k]) for k, v in new.items()}
     dense = jnp.where(steps & rows[..., None], dense, 0.0)
     return {"step_rewards": dense, "metrics/lare/loss": first}, new
 

@@ -22,9 +22,11 @@ def of_answer(
     answer_logp: jax.Array,
     answer_scored: jax.Array,
     answer_slot: jax.Array | None = None,
+    row_mask: jax.Array | None = None,
     *,
     form: str = "mean_prob",
     floor: float = -50.0,
+    penalty: float = 1.0,
 ) -> jax.Array:
     """One number a row from the log-probs l_a of its n answer tokens.
 
@@ -37,8 +39,11 @@ def of_answer(
     Args:
       answer_logp: [P,G,A] float32, nats.
       answer_scored: [P,A] bool, the tokens that count; none: the prompt has no reference.
-      answer_slot: [P,G] bool; False: the row has no place for an answer, and gets what the most
-        unlikely answer would: 0 as a probability, all tokens at the floor in log form.
+      answer_slot: [P,G] bool; False: the row has no place for an answer, and gets 0 as a
+        probability, and in log form `penalty` nats a token less than the worst live row of its
+        group that has one (all tokens at the floor where none has): with the floor for every such
+        row, they alone would be the gradient.
+      row_mask: [P,G] bool.
       form: as above.
       floor: least l_a that counts, nats; one token at -inf would drown all others.
 
@@ -58,10 +63,12 @@ def of_answer(
     logp = jnp.where(slot[..., None], jnp.maximum(answer_logp, floor), floor)
     total = jnp.sum(jnp.where(scored, logp, 0.0), axis=-1)
     mean = total / jnp.maximum(count, 1)
-    if form == "log_prob":
-        return total
-    if form == "mean_log_prob":
-        return mean
+    if form in ("log_prob", "mean_log_prob"):
+        value, tokens = (total, count) if form == "log_prob" else (mean, jnp.minimum(count, 1))
+        with_place = masks.live(value, row_mask) & slot
+        worst = jnp.min(jnp.where(with_place, value, jnp.inf), axis=1, keepdims=True)
+        worst = jnp.where(jnp.isfinite(worst), worst - penalty * tokens, floor * tokens)
+        return jnp.where(slot, value, worst)
     if form == "mean_prob":
         prob = jnp.sum(jnp.where(scored, jnp.exp(logp), 0.0), axis=-1) / jnp.maximum(count, 1)
     else:

@@ -61,12 +61,13 @@ def _flip(
     rate = jnp.where(right, _of_stratum(fn_rate, strata), _of_stratum(fp_rate, strata))
     flipped = rows & (coin < rate)
     observed = jnp.where(flipped, 1.0 - rewards, rewards)
+    unknown = rows & (~binary | jnp.isnan(rate))  # a stratum behind the last rate
 
     def share(of: jax.Array) -> jax.Array:
         return jnp.sum(flipped & of) / jnp.maximum(jnp.sum(rows & of), 1)
 
     return {
-        "rewards": jnp.where(rows & ~binary, jnp.nan, observed),
+        "rewards": jnp.where(unknown, jnp.nan, observed),
         "clean_rewards": rewards,
         "metrics/injected_fp": share(~right),
         "metrics/injected_fn": share(right),

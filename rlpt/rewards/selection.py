@@ -111,7 +111,8 @@ def pf_ppo_weights(
 
     Raises: ValueError for an unknown kind.
 
-    Reference: as `pf_ppo`; the three kinds are those of verl.
+    Reference: as `pf_ppo`; the three kinds are those of verl.  Differs from it in: extremes are
+    those of the group, there of the batch, which says nothing where rewards are binary.
     """
     chex.assert_rank(rewards, 2)
     if kind not in ("power", "extremes", "mixed"):

@@ -114,6 +114,7 @@ def kl_in_reward(
     ref_logp: jax.Array,
     loss_mask: jax.Array,
     step_rewards: jax.Array | None = None,
+    origin: jax.Array | None = None,
     *,
     coef: float = 0.05,
 ) -> dict[str, jax.Array]:
@@ -125,12 +126,15 @@ def kl_in_reward(
     Args:
       old_logp, ref_logp: [P,G,T] float32.  loss_mask: [P,G,T] bool.
       step_rewards: [P,G,T] float32, added to.
+      origin: [P,G] int32; rows of origin 1 and 3 cost nothing: their old_logp is not that of the
+        policy in this context.
       coef: reward per nat.
 
     Returns: step_rewards [P,G,T] float32.
     """
     chex.assert_equal_shape([old_logp, ref_logp, loss_mask])
-    cost = jnp.where(loss_mask, -coef * (old_logp - ref_logp), 0.0)
+    own = masks.own_law(loss_mask, origin)
+    cost = jnp.where(own, -coef * (old_logp - ref_logp), 0.0)
     return {"step_rewards": cost if step_rewards is None else step_rewards + cost}
 
 

@@ -6,6 +6,8 @@ import dataclasses
 import re
 import typing as tp
 
+import numpy as np
+
 from rlpt.columns import Table
 from rlpt.tasks.base import Prompt
 
@@ -27,8 +29,8 @@ def solved(table: Table, name: str, threshold: float) -> tp.Any:
 
 
 def failed(table: Table, name: str, threshold: float) -> list[int]:
-    """The blocks with live rows of which none is `solved`."""
-    alive = table["row_mask"].any(1)
+    """The blocks with live rows that have this verdict, of which none is `solved`."""
+    alive = (table["row_mask"] & ~np.isnan(table[f"verdict/{name}"])).any(1)
     return [int(i) for i in (alive & ~solved(table, name, threshold).any(1)).nonzero()[0]]
 
 

@@ -50,8 +50,8 @@ def steps(
     In each round every beam goes on by one step, which ends behind `separator`, and is scored.
     Those that have ended are put aside; of the others, without duplicates, the group / expand best
     are kept and each goes on in turn until there are `group` again.  In the last round they go on
-    to their end.  The rows of a prompt are its ended beams, best first, at most `group`, and from
-    the first again where they are fewer.  A prompt is done when it has `group` of them.
+    to their end.  The rows of a prompt are its ended beams, best first, at most `group`, those of
+    a search again where they are fewer.  A prompt is done when it has `group` of them.
 
     With expand=1 nothing is chosen, and the rows are `group` plain samples; with expand=group the
     one best beginning goes on.  sampler_logp is that of the draws: that a row was chosen among
@@ -71,7 +71,7 @@ def steps(
       aggregate: of the scores of a beginning's steps: min, prod, last or mean.
       diverse: group / expand searches of `expand` beams each, of which one is kept, beside each
         other (diverse verifier tree search).
-      lookahead: a beginning is judged with so many further steps, which are greedy and not kept.
+      lookahead: `by` judges a beginning with so many further steps, which are greedy and not kept.
     Returns: ({"policy": batch}, state).
 
     Raises: ValueError for numbers that do not fit together.
@@ -170,13 +170,16 @@ def complete(
         )  # fmt: skip
         active = [_longer(tools, b, new, (k, 0), until) for k, b in enumerate(going)]
     batch.table["beam_score"] = np.zeros(batch.table["row_mask"].shape, np.float32)
-    for (i, tree), done in ended.items():
-        value = lambda b: search.aggregate(b.scores, aggregate)  # noqa: E731
-        found = [done[k] for k in search.best([value(b) for b in done], size)]
-        for slot, k in enumerate(search.repeated(len(found), size)):
-            _enter(
-                batch, (i, tree * size + slot), found[k], value(found[k]), tools.tokenizer.pad_id
-            )
+    rows: dict[int, list[tuple[float, Beam]]] = {}
+    for (i, _), done in ended.items():
+        values = [search.aggregate(b.scores, aggregate) for b in done]
+        best = search.best(values, size)
+        rows.setdefault(i, []).extend(
+            (values[best[k]], done[best[k]]) for k in search.repeated(len(best), size)
+        )
+    for i, found in rows.items():  # of all searches of a prompt, best first
+        for slot, (value, beam) in enumerate(sorted(found, key=lambda row: -row[0])):
+            _enter(batch, (i, slot), beam, value, tools.tokenizer.pad_id)
     return batch
 
 
@@ -227,8 +230,8 @@ def _values(
         )  # fmt: skip
         for n, k in enumerate(open_):
             ahead[k] = _longer(tools, ahead[k], new, (n, 0), (separator,))
-    if not by:
-        return [sign * float(np.mean(b.logp)) for b in ahead]
+    if not by:  # of what was drawn: steps that are looked ahead are greedy, and say nothing here
+        return [sign * float(np.mean(b.logp)) for b in beams]
     said = tools.ask(by, [b.text for b in ahead], [items[b.at[0]][0] for b in ahead])
     return [-np.inf if v.score is None else sign * v.score for v in said]
 

@@ -23,8 +23,9 @@ def refill(
     """Dynamic sampling: prompts whose completions are all judged alike are replaced.
 
     Batches of `prompts` fresh prompts are generated and verified until `prompts` blocks are kept.
-    A block is kept if the live rows of some verdict differ; the weighted sum of several verdicts
-    may still agree.  After `max_batches` batches the rest are empty blocks.
+    A block is kept if the live rows differ in some verdict that counts (of a weight that is not 0);
+    the weighted sum of several verdicts may still agree.  After `max_batches` batches the rest are
+    empty blocks.
 
     Counted with the outcomes: dynamic/batches and dynamic/generated (blocks), dynamic/kept (of
     these), dynamic/carried (from the step before), dynamic/dropped and dynamic/empty.
@@ -60,7 +61,7 @@ def refill(
             break
         items = stream.take(prompts)
         batch = tools.verify(tools.generate(items, group=group, step=step, attempt=attempt))
-        good = [i for i in range(prompts) if _differs(batch.table, i, min_std)]
+        good = [i for i in range(prompts) if _differs(batch.table, tools.counted_names, i, min_std)]
         kept.append(tools.take_blocks(batch, good))
         left_out += [
             (item[0].id, {k: v.outcome for k, v in batch.text.verdicts[i][j].items()})
@@ -87,11 +88,10 @@ def refill(
     return {"policy": batch}, {"carried": rows}
 
 
-def _differs(table: tp.Any, block: int, min_std: float) -> bool:
-    """Whether the live rows of a block have different values of some verdict."""
-    for name, column in table.items():
-        if name.startswith("verdict/"):
-            scores = column[block][table["row_mask"][block] & ~np.isnan(column[block])]
-            if len(scores) and scores.max() > scores.min() and scores.std() > min_std:
-                return True
+def _differs(table: tp.Any, names: tuple[str, ...], block: int, min_std: float) -> bool:
+    """Whether the live rows of a block have different values of one of these verdicts."""
+    for column in (table[f"verdict/{name}"] for name in names):
+        scores = column[block][table["row_mask"][block] & ~np.isnan(column[block])]
+        if len(scores) and scores.max() > scores.min() and scores.std() > min_std:
+            return True
     return False

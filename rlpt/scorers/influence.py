@@ -102,7 +102,8 @@ def on_correct(
       chunk: positions of a block whose logits exist at once, >= 1.  Memory of a device: [chunk,V]
         and [V,D] float32 of one block (with top_k also [chunk,top_k,D]).
 
-    Returns: influence [P,G,T] float32; 0 outside loss_mask and in blocks without a correct row.
+    Returns: influence [P,G,T] float32; 0 outside loss_mask and in blocks without a correct row;
+      influence_known [P,G] bool, whether the row's block has one.
 
     Raises: ValueError for an unknown verifier, or none named where there are several.
 
@@ -145,4 +146,8 @@ def on_correct(
         (trained & correct[..., None]).reshape(-1, g * t),
     )
     out = scoring.each_block(block, flat).reshape(loss_mask.shape)
-    return {"influence": jnp.where(trained, out, 0.0)}
+    known = jnp.any(trained & correct[..., None], axis=(1, 2))
+    return {
+        "influence": jnp.where(trained, out, 0.0),
+        "influence_known": jnp.broadcast_to(known[:, None], rows.shape),
+    }
