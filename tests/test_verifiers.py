@@ -13,7 +13,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from rlpt import config
+from rlpt import config, distributed, tools
 from rlpt.tasks import base as tasks_base
 from rlpt.tasks import build
 from rlpt.tasks import reasoning_gym as gym_tasks
@@ -800,6 +800,57 @@ def test_trl_functions_are_used_as_they_are(tmp_path, monkeypatch):
     assert sum(v.score for v in by_name["centred"]) == pytest.approx(0.0)
     assert [v.outcome for v in by_name["bounded"]] == ["invalid", "incorrect", "invalid"]
     assert "range=(low, high)" in by_name["bounded"][0].detail
+
+
+RANKS = """
+import os, time
+
+def rank(completions, **kwargs):
+    if "raise" in completions: raise RuntimeError("a bad row")
+    if "hang" in completions: time.sleep(1000)
+    if "exit" in completions: os._exit(3)
+    order = sorted(completions, key=len)
+    return [order.index(c) / max(len(order) - 1, 1) for c in completions]
+"""
+
+
+def test_rows_that_are_compared_are_judged_together_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "trl_ranks.py").write_text(RANKS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = dict(fn="trl.reward", name="rank", function="trl_ranks:rank")
+    whole, some = {**spec, "batch": 0}, {**spec, "name": "some", "batch": 64}
+    with pool.VerifierPool([whole, some], workers=1, deadline=1.0) as p:
+
+        def judged(name, *texts):
+            own = _prompt(None, verifier=name)
+            found = p.verify([base.Trajectory(t) for t in texts], [own] * len(texts))
+            return [(v[name].score, v[name].outcome) for v in found]
+
+        rows = ["a", "bb", "ccc"]
+        assert [score for score, _ in judged("rank", *rows)] == [0.0, 0.5, 1.0]
+        for bad, outcome in (("raise", "crash"), ("exit", "crash"), ("hang", "timeout")):
+            assert judged("rank", *rows, bad) == [(None, outcome)] * 4, "a rank of one row is none"
+        assert [score for score, _ in judged("rank", *rows)] == [0.0, 0.5, 1.0]
+        assert [outcome for _, outcome in judged("some", *rows, "raise")][3] == "crash"
+        assert [score for score, _ in judged("some", *rows, "raise")][:3] == [0.0] * 3, "one by one"
+        assert p.coupled([_prompt(None)]) and p.coupled([_prompt(None, verifier="rank")])
+        assert not p.coupled([_prompt(None, verifier="some")]) and not p.coupled([])
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_process_of_several_judges_rows_that_are_compared(monkeypatch, index):
+    class Pool:
+        def coupled(self, prompts):
+            return any(prompt.id == "compared" for prompt in prompts)
+
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed.jax, "process_index", lambda: index)
+    own = tools.Tools.__new__(tools.Tools)
+    own.pool = Pool()
+    rows = [(base.Trajectory(str(i)), _prompt(None)) for i in range(4)]
+    assert own._part(rows) == rows[2 * index : 2 * index + 2]
+    rows[3] = (rows[3][0], _prompt(None, id="compared"))
+    assert own._part(rows) == (rows if index == 0 else [])
 
 
 @hypothesis.settings(max_examples=150, deadline=None)
