@@ -137,6 +137,47 @@ def rogue(tmp_path, monkeypatch):
         ("it is 5, for H2O", 5),
         ("9" * 65, None),
         ("\u0663", None),  # an Arabic digit
+        ("so \u20135", -5),  # an en dash
+        ("3\u20135", 5),
+        ("1 000", 1000),
+        ("12 345.5 in all", fractions.Fraction(24691, 2)),
+        ("1 000 00", None),
+        ("in 2020 100", None),
+        ("7 5", 5),
+        ("answer\n1\n200", 200),
+        (r"\boxed{1{,}000}", 1000),
+        (r"10,\!000", 10000),
+        (r"1\,000", 1000),
+        ("3 1/2", fractions.Fraction(7, 2)),
+        ("-3 1/2", fractions.Fraction(-7, 2)),
+        ("3 5/2", None),
+        (r"\frac{1}{2}", fractions.Fraction(1, 2)),
+        (r"= -\frac12", fractions.Fraction(-1, 2)),
+        (r"3\dfrac{1}{2}", fractions.Fraction(7, 2)),
+        (r"7 = \frac{\pi}{2}", None),
+        (r"7 = \frac{3}{x+2}", None),
+        (r"9: \sqrt{2}", None),
+        (r"9: \sqrt2", None),
+        (r"x\approx5", 5),
+        ("7 = 10^3", None),
+        ("7 = 10^{-3}", None),
+        ("7 = 10\u00b2", None),
+        ("7 = 2**3", None),
+        ("10^3 = 1000", 1000),
+        ("7 = x_{12}", None),
+        ("7 = 413_5", None),
+        ("7 = 1_000", None),
+        ("3x^2", None),  # not a unit
+        ("50 cm^2", 50),
+        (r"50\text{ cm}^2", 50),
+        ("9.8 m/s^2", fractions.Fraction(49, 5)),
+        (r"90^\circ", 90),
+        ("3 + 9 = _12_", 12),
+        ("3 + 9 = __-12__", -12),
+        ("_It is 12_", 12),
+        ("7 = 3\u00bd", None),
+        (r"-\$5", -5),
+        ('{"answer": 12}', 12),
     ],
 )
 def test_last_number(text, value):
@@ -165,6 +206,30 @@ def test_number_is_exact():
     assert outcome("It is 5", "5", extract="whole") == "unparsable"
 
 
+@pytest.mark.parametrize(
+    "span, value",
+    [
+        *[(span, 1000) for span in (
+            r"\$1000", "1{,}000", r"1\,000", "$1000$", r"$\$1000$", r"\text{1000}", "x=1000",
+            r"1000\text{ dollars}", "1000 dollars", r"\textbf{1{,}000}", r"1000\ \text{cm}^2",
+            "1000 m^2", r"1000\text{ square units}", r"x = 1000\mathrm{km}", "1000.",
+        )],
+        (r"3\frac{1}{2}", fractions.Fraction(7, 2)),
+        (r"1000\text{ million}", None),
+        (r"5\text{ or more}", None),
+        ("5 is wrong", None),
+        ("5 or 6", None),
+        ("5 M", None),
+        ("10^3", None),
+        ("1000_7", None),
+    ],
+)  # fmt: skip
+def test_spans_hold_a_number_and_what_belongs_to_it(span, value):
+    assert number.of_span(span) == value
+    outcome = _judge(number.number, rf"7 \boxed{{{span}}}", "1000", extract="boxed").outcome
+    assert outcome == ("correct" if value == 1000 else "incorrect" if value else "unparsable")
+
+
 @pytest.mark.parametrize("answer", ["five", "", None, True, ["5"], "5 apples"])
 def test_number_refuses_bad_references(answer):
     with pytest.raises(ValueError, match="answer: got .* expected a number"):
@@ -178,8 +243,9 @@ def test_number_refuses_bad_settings():
         _judge(number.number, "5", "5", extract="first")
 
 
-@pytest.mark.parametrize("text", ["1" * 10**6, "1/" * 10**6, "-" * 10**6, "1," * 10**6])
-def test_number_is_linear_in_hostile_text(text):
+@pytest.mark.parametrize("part", ["1", "1/", "-", "1,", "1 ", "100 ", "1 1/", r"\frac{1", "_", "{"])
+def test_number_is_linear_in_hostile_text(part):
+    text = part * (10**6 // len(part)) + "5"
     start = time.monotonic()
     _judge(number.number, text, "5")
     assert time.monotonic() - start < 3.0

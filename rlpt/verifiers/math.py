@@ -17,7 +17,7 @@ import re
 import typing as tp
 
 from rlpt.tasks import base as tasks_base
-from rlpt.verifiers import base
+from rlpt.verifiers import _latex, base
 from rlpt.verifiers import number as number_lib
 
 MAX_LENGTH = 512  # characters of an answer
@@ -34,7 +34,7 @@ def _prepare(**_: tp.Any) -> None:
 
 def _gold(prompt: tasks_base.Prompt, **_: tp.Any) -> None:
     span = _reference(prompt.answer)
-    if not _is_word(span) and rational(span) is None and _undefined(_parse(span)):
+    if not is_word(span) and rational(span) is None and _undefined(_parse(span)):
         raise ValueError(f"answer: Math-Verify cannot read {span!r:.80}")
 
 
@@ -67,11 +67,11 @@ def math(
         return base.unparsable(f"no complete {extract} answer")
     if len(span) > MAX_LENGTH:
         return base.unparsable(f"an answer of {len(span)} characters, at most {MAX_LENGTH}")
-    span = clean(span)
+    span = _latex.clean(span)
     detail = f"got {span!r:.80}, expected {reference!r:.80}"
     if span == reference:
         return base.judged(True, detail)
-    if _is_word(reference):
+    if is_word(reference):
         return base.judged(span.casefold() == reference.casefold(), detail)
     ours, theirs = rational(span), rational(reference)
     if ours is not None and theirs is not None:
@@ -90,7 +90,7 @@ def _reference(answer: tp.Any) -> str:
         raise ValueError(f"answer: got {answer!r:.80}, expected a string or a number")
     text = str(answer)
     boxed = base.last_boxed(text)
-    span = clean(text if boxed is None else boxed)
+    span = _latex.clean(text if boxed is None else boxed)
     if not span or span.casefold() == "nan":
         raise ValueError(f"answer: got {answer!r:.80}, which has no value")
     if len(span) > MAX_LENGTH:
@@ -100,26 +100,7 @@ def _reference(answer: tp.Any) -> str:
     return span
 
 
-_SPACING = re.compile(r"\\(?:left|right)(?![a-zA-Z])|\\[!,;: ]|\\displaystyle(?![a-zA-Z])|~")
-_DEGREES = re.compile(r"\^(?:\\circ|\{\\circ\})|\\degree(?![a-zA-Z])|\u00b0")
-_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_MATH_MODE = re.compile(r"(?s)\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]")
-
-
-def clean(span: str) -> str:
-    """Without what has no meaning: outer delimiters, spacing, a final stop, degrees, percent."""
-    span = span.strip()
-    if match := _MATH_MODE.fullmatch(span):
-        span = next(group for group in match.groups() if group is not None)
-    span = _DEGREES.sub("", _SPACING.sub(" ", span))
-    span = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", span).replace(r"\$", "")
-    span = span.strip().removesuffix(".").removesuffix(r"\%").removesuffix("%")
-    if match := _WRAPPER.fullmatch(span.strip()):
-        span = match[1]
-    return re.sub(r"\s+", " ", span).strip().removesuffix(".")
-
-
-def _is_word(span: str) -> bool:
+def is_word(span: str) -> bool:
     return re.fullmatch(r"[A-Za-z]{3,}(?:[ '-][A-Za-z]+)*", span) is not None
 
 
