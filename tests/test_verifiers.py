@@ -731,8 +731,38 @@ def test_math_in_the_pool_among_hostile_rows():
         ("<answer>B. Paris</answer>", {"extract": "tag"}, "correct"),
         ("<answer>A good one</answer>", {"extract": "tag"}, "unparsable"),
         ("(B)", {"extract": "boxed"}, "unparsable"),
+        ("The answer is B.\nExplanation: (A) is wrong", {}, "correct"),
+        ("The answer is A. No: the answer is B. (C) is wrong", {}, "correct"),
+        ("The answer A is tempting, but it is (B)", {}, "correct"),
+        ("I think (B), not (A)", {}, "correct"),
+        ("I think (A), not (B)", {}, "incorrect"),
+        ("It isn't (A) but (B)", {}, "correct"),
+        ("The answer is not B", {}, "unparsable"),
+        ("The answer is not **(B)**", {}, "unparsable"),
+        ("The answer cannot be B.", {}, "unparsable"),
+        ("The answer is not A but B", {}, "correct"),
+        ("The answer is A or B", {}, "unparsable"),
+        (r"Answer is \boxed{B}", {}, "correct"),
+        (r"So \boxed{\text{(B)}} since A is hot", {}, "correct"),
+        (r"So \boxed{B} since A is hot", {}, "correct"),
+        ("The answer is: **B**, since (A) is hot", {}, "correct"),
+        ("The answer is $B$", {}, "correct"),
+        (r"The answer is \(\mathrm{B}\).", {}, "correct"),
+        ("**Answer:** B", {}, "correct"),
+        ("B) Paris", {}, "correct"),
+        ("It is\n**B)** Paris", {}, "correct"),
+        ("A) Rome\nB) Paris", {}, "unparsable"),
+        ("A) Rome\nB) Paris\nAnswer: B) Paris", {}, "correct"),
+        *[(rf"\boxed{{{span}}}", {"extract": "boxed"}, "correct") for span in (
+            r"\textbf{(B)}", r"\mathrm{B}", "$B$", r"\text{(B) }5", "B. Paris", "B: A good one",
+            "B. Vitamin C", r"\textbf{B}", "**B**", "(B) (B)",
+        )],
+        *[(rf"\boxed{{{span}}}", {"extract": "boxed"}, "unparsable") for span in (
+            "B/A/C/D", "B, A", "B. or A.", "B and C", "(B)(C)", "B. Paris A. Rome", "B, C, D",
+            r"B \text{ or } A", "not B", "Bananas",
+        )],
     ],
-)
+)  # fmt: skip
 def test_choice(text, kw, outcome):
     assert _judge(choice.choice, text, "B", **kw).outcome == outcome
     assert _judge(choice.choice, text, 1, **kw).outcome == outcome, "the index of B"
