@@ -73,8 +73,8 @@ def math(
     detail = f"got {span!r:.80}, expected {reference!r:.80}"
     if span == reference:
         return base.judged(True, detail)
-    if _bases(span) != _bases(reference) or (_PAIR.fullmatch(reference) and _SET.fullmatch(span)):
-        return base.judged(False, detail)  # Math-Verify alone: equal
+    if _differ(span, reference):
+        return base.judged(False, detail)
     if is_word(reference):
         return base.judged(span.casefold() == reference.casefold(), detail)
     ours, theirs = rational(span), rational(reference)
@@ -112,13 +112,16 @@ def _answer(answer: str | int | float) -> str:
     return text if boxed is None else boxed
 
 
-_BASE = re.compile(r"(?<=[0-9])_\W*(?:(?:text|mathrm)\W+)?(\w+)")  # 413_5, 413_{\text{five}}
+_BASE = re.compile(r"(?<![\w^])[0-9]+_\W*(?:(?:text|mathrm)\W+)?(\w+)")  # 413_5, 413_{\text{five}}
 _PAIR = re.compile(r"\([^()]*,[^()]*\)")
 _SET = re.compile(r"\\\{[^()]*\\\}")
 
 
-def _bases(span: str) -> list[str]:
-    return sorted(_BASE.findall(span))
+def _differ(a: str, b: str) -> bool:
+    """Whether numerals have other bases, or one is an ordered pair, one a set; read as equal."""
+    if sorted(_BASE.findall(a)) != sorted(_BASE.findall(b)):
+        return True
+    return any(_PAIR.fullmatch(x) and _SET.fullmatch(y) for x, y in ((a, b), (b, a)))
 
 
 def _is_percent(span: str) -> bool:
