@@ -460,10 +460,11 @@ class Tools:
     ) -> list[dict[str, Verdict]]:
         """The verdicts of every verifier, as `VerifierPool.verify`, the same on every process.
 
-        Of several processes each judges its part of the trajectories.
+        Of several processes each judges its part of the trajectories, or the first all, where a
+        verifier compares them.
         """
         pairs = list(zip(trajectories, prompts, strict=True))
-        return _verdicts(distributed.join(self._judge(distributed.part(pairs))))
+        return _verdicts(distributed.join(self._judge(self._part(pairs))))
 
     def ask(
         self,
@@ -477,6 +478,14 @@ class Tools:
         """
         asked = [dataclasses.replace(p, verifier=name) for p in prompts]
         return [row[name] for row in self.judge([Trajectory(t) for t in texts], asked)]
+
+    def _part(
+        self, pairs: collections.abc.Sequence[tuple[Trajectory, Prompt]]
+    ) -> collections.abc.Sequence[tuple[Trajectory, Prompt]]:
+        """What this process judges."""
+        if distributed.count() > 1 and self.pool.coupled(prompt for _, prompt in pairs):
+            return pairs if distributed.primary() else pairs[:0]
+        return distributed.part(pairs)
 
     def _judge(self, pairs: collections.abc.Sequence[tuple[Trajectory, Prompt]]) -> list[tp.Any]:
         """Verdicts as JSON; one call at a time."""
@@ -513,7 +522,7 @@ class Tools:
         ]
         for name in self.verifier_names:
             table[f"verdict/{name}"] = np.full(table["row_mask"].shape, np.nan, np.float32)
-        mine = distributed.part(pairs)
+        mine = self._part(pairs)
         if self.defer:
             batch.pending = Pending(live, self._background.submit(self._judge, mine))
         else:

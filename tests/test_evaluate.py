@@ -173,6 +173,14 @@ def test_students_interval():
         (r"\boxed{x = 12}", "12"),
         (r"\boxed{50\%}", "50"),
         (r"\boxed{\text{red}}", "red"),
+        (r"\boxed{Paris}", "paris"),
+        (r"\boxed{New  York}", "newyork"),
+        (r"\boxed{AB}", "AB"),
+        (r"\boxed{1{,}000}", "1000"),
+        (r"\boxed{1\,000}", "1000"),
+        (r"\boxed{12\text{ cm}}", "12"),
+        (r"\boxed{413_5}", "413_5"),
+        (r"\boxed{413_{5}}", "413_5"),
     ],
 )
 def test_canonical_answers(text, answer):

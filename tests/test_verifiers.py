@@ -13,7 +13,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from rlpt import config
+from rlpt import config, distributed, tools
 from rlpt.tasks import base as tasks_base
 from rlpt.tasks import build
 from rlpt.tasks import reasoning_gym as gym_tasks
@@ -137,6 +137,47 @@ def rogue(tmp_path, monkeypatch):
         ("it is 5, for H2O", 5),
         ("9" * 65, None),
         ("\u0663", None),  # an Arabic digit
+        ("so \u20135", -5),  # an en dash
+        ("3\u20135", 5),
+        ("1 000", 1000),
+        ("12 345.5 in all", fractions.Fraction(24691, 2)),
+        ("1 000 00", None),
+        ("in 2020 100", None),
+        ("7 5", 5),
+        ("answer\n1\n200", 200),
+        (r"\boxed{1{,}000}", 1000),
+        (r"10,\!000", 10000),
+        (r"1\,000", 1000),
+        ("3 1/2", fractions.Fraction(7, 2)),
+        ("-3 1/2", fractions.Fraction(-7, 2)),
+        ("3 5/2", None),
+        (r"\frac{1}{2}", fractions.Fraction(1, 2)),
+        (r"= -\frac12", fractions.Fraction(-1, 2)),
+        (r"3\dfrac{1}{2}", fractions.Fraction(7, 2)),
+        (r"7 = \frac{\pi}{2}", None),
+        (r"7 = \frac{3}{x+2}", None),
+        (r"9: \sqrt{2}", None),
+        (r"9: \sqrt2", None),
+        (r"x\approx5", 5),
+        ("7 = 10^3", None),
+        ("7 = 10^{-3}", None),
+        ("7 = 10\u00b2", None),
+        ("7 = 2**3", None),
+        ("10^3 = 1000", 1000),
+        ("7 = x_{12}", None),
+        ("7 = 413_5", None),
+        ("7 = 1_000", None),
+        ("3x^2", None),  # not a unit
+        ("50 cm^2", 50),
+        (r"50\text{ cm}^2", 50),
+        ("9.8 m/s^2", fractions.Fraction(49, 5)),
+        (r"90^\circ", 90),
+        ("3 + 9 = _12_", 12),
+        ("3 + 9 = __-12__", -12),
+        ("_It is 12_", 12),
+        ("7 = 3\u00bd", None),
+        (r"-\$5", -5),
+        ('{"answer": 12}', 12),
     ],
 )
 def test_last_number(text, value):
@@ -165,6 +206,30 @@ def test_number_is_exact():
     assert outcome("It is 5", "5", extract="whole") == "unparsable"
 
 
+@pytest.mark.parametrize(
+    "span, value",
+    [
+        *[(span, 1000) for span in (
+            r"\$1000", "1{,}000", r"1\,000", "$1000$", r"$\$1000$", r"\text{1000}", "x=1000",
+            r"1000\text{ dollars}", "1000 dollars", r"\textbf{1{,}000}", r"1000\ \text{cm}^2",
+            "1000 m^2", r"1000\text{ square units}", r"x = 1000\mathrm{km}", "1000.",
+        )],
+        (r"3\frac{1}{2}", fractions.Fraction(7, 2)),
+        (r"1000\text{ million}", None),
+        (r"5\text{ or more}", None),
+        ("5 is wrong", None),
+        ("5 or 6", None),
+        ("5 M", None),
+        ("10^3", None),
+        ("1000_7", None),
+    ],
+)  # fmt: skip
+def test_spans_hold_a_number_and_what_belongs_to_it(span, value):
+    assert number.of_span(span) == value
+    outcome = _judge(number.number, rf"7 \boxed{{{span}}}", "1000", extract="boxed").outcome
+    assert outcome == ("correct" if value == 1000 else "incorrect" if value else "unparsable")
+
+
 @pytest.mark.parametrize("answer", ["five", "", None, True, ["5"], "5 apples"])
 def test_number_refuses_bad_references(answer):
     with pytest.raises(ValueError, match="answer: got .* expected a number"):
@@ -178,8 +243,9 @@ def test_number_refuses_bad_settings():
         _judge(number.number, "5", "5", extract="first")
 
 
-@pytest.mark.parametrize("text", ["1" * 10**6, "1/" * 10**6, "-" * 10**6, "1," * 10**6])
-def test_number_is_linear_in_hostile_text(text):
+@pytest.mark.parametrize("part", ["1", "1/", "-", "1,", "1 ", "100 ", "1 1/", r"\frac{1", "_", "{"])
+def test_number_is_linear_in_hostile_text(part):
+    text = part * (10**6 // len(part)) + "5"
     start = time.monotonic()
     _judge(number.number, text, "5")
     assert time.monotonic() - start < 3.0
@@ -517,6 +583,22 @@ def _math(gold, answer):
         ("12", "7+5"),
         ("so \\boxed{3}", "3"),
         (7, "7"),
+        ("0.5", "50\\%"),
+        ("1/2", "50\\%"),
+        ("50\\%", "0.5"),
+        ("50\\%", "\\frac{1}{2}"),
+        ("50", "50\\%"),
+        ("50\\%", "50%"),
+        ("(-\\infty,3]", "x \\le 3"),
+        ("(-\\infty,3]", "3 \\ge x"),
+        ("(1,2)", "1<x<2"),
+        ("413_5", "413_{5}"),
+        ("413_{12}", "413_{12}"),
+        ("a_1+a_2", "a_2+a_{1}"),
+        ("x^2_1+1", "1+x_1^2"),
+        ("1000", "1{,}000"),
+        ("1{,}000", "1\\,000"),
+        ("(1,2)", "1,2"),
     ],
 )
 def test_math_accepts(gold, answer):
@@ -544,6 +626,17 @@ def test_math_accepts(gold, answer):
         ("\\log_2 3", "1/2^{98}"),  # SymPy alone: seconds
         ("\\infty", "-\\infty"),
         ("2,500", "2,5\\infty00"),
+        ("413_5", "413_7"),
+        ("413_5", "413_{7}"),
+        ("413", "413_7"),
+        ("413_5", "413"),
+        ("(1,2)", "\\{1,2\\}"),
+        ("\\{1,2\\}", "(1,2)"),
+        ("50\\%", "0.5\\%"),
+        ("50\\%", "5000"),
+        ("(-\\infty,3]", "x < 3"),
+        ("(-\\infty,3]", "x \\ge 3"),
+        ("(-\\infty,3]", "x \\le 4"),
     ],
 )
 def test_math_refuses(gold, answer):
@@ -640,8 +733,38 @@ def test_math_in_the_pool_among_hostile_rows():
         ("<answer>B. Paris</answer>", {"extract": "tag"}, "correct"),
         ("<answer>A good one</answer>", {"extract": "tag"}, "unparsable"),
         ("(B)", {"extract": "boxed"}, "unparsable"),
+        ("The answer is B.\nExplanation: (A) is wrong", {}, "correct"),
+        ("The answer is A. No: the answer is B. (C) is wrong", {}, "correct"),
+        ("The answer A is tempting, but it is (B)", {}, "correct"),
+        ("I think (B), not (A)", {}, "correct"),
+        ("I think (A), not (B)", {}, "incorrect"),
+        ("It isn't (A) but (B)", {}, "correct"),
+        ("The answer is not B", {}, "unparsable"),
+        ("The answer is not **(B)**", {}, "unparsable"),
+        ("The answer cannot be B.", {}, "unparsable"),
+        ("The answer is not A but B", {}, "correct"),
+        ("The answer is A or B", {}, "unparsable"),
+        (r"Answer is \boxed{B}", {}, "correct"),
+        (r"So \boxed{\text{(B)}} since A is hot", {}, "correct"),
+        (r"So \boxed{B} since A is hot", {}, "correct"),
+        ("The answer is: **B**, since (A) is hot", {}, "correct"),
+        ("The answer is $B$", {}, "correct"),
+        (r"The answer is \(\mathrm{B}\).", {}, "correct"),
+        ("**Answer:** B", {}, "correct"),
+        ("B) Paris", {}, "correct"),
+        ("It is\n**B)** Paris", {}, "correct"),
+        ("A) Rome\nB) Paris", {}, "unparsable"),
+        ("A) Rome\nB) Paris\nAnswer: B) Paris", {}, "correct"),
+        *[(rf"\boxed{{{span}}}", {"extract": "boxed"}, "correct") for span in (
+            r"\textbf{(B)}", r"\mathrm{B}", "$B$", r"\text{(B) }5", "B. Paris", "B: A good one",
+            "B. Vitamin C", r"\textbf{B}", "**B**", "(B) (B)",
+        )],
+        *[(rf"\boxed{{{span}}}", {"extract": "boxed"}, "unparsable") for span in (
+            "B/A/C/D", "B, A", "B. or A.", "B and C", "(B)(C)", "B. Paris A. Rome", "B, C, D",
+            r"B \text{ or } A", "not B", "Bananas",
+        )],
     ],
-)
+)  # fmt: skip
 def test_choice(text, kw, outcome):
     assert _judge(choice.choice, text, "B", **kw).outcome == outcome
     assert _judge(choice.choice, text, 1, **kw).outcome == outcome, "the index of B"
@@ -800,6 +923,57 @@ def test_trl_functions_are_used_as_they_are(tmp_path, monkeypatch):
     assert sum(v.score for v in by_name["centred"]) == pytest.approx(0.0)
     assert [v.outcome for v in by_name["bounded"]] == ["invalid", "incorrect", "invalid"]
     assert "range=(low, high)" in by_name["bounded"][0].detail
+
+
+RANKS = """
+import os, time
+
+def rank(completions, **kwargs):
+    if "raise" in completions: raise RuntimeError("a bad row")
+    if "hang" in completions: time.sleep(1000)
+    if "exit" in completions: os._exit(3)
+    order = sorted(completions, key=len)
+    return [order.index(c) / max(len(order) - 1, 1) for c in completions]
+"""
+
+
+def test_rows_that_are_compared_are_judged_together_or_not_at_all(tmp_path, monkeypatch):
+    (tmp_path / "trl_ranks.py").write_text(RANKS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = dict(fn="trl.reward", name="rank", function="trl_ranks:rank")
+    whole, some = {**spec, "batch": 0}, {**spec, "name": "some", "batch": 64}
+    with pool.VerifierPool([whole, some], workers=1, deadline=1.0) as p:
+
+        def judged(name, *texts):
+            own = _prompt(None, verifier=name)
+            found = p.verify([base.Trajectory(t) for t in texts], [own] * len(texts))
+            return [(v[name].score, v[name].outcome) for v in found]
+
+        rows = ["a", "bb", "ccc"]
+        assert [score for score, _ in judged("rank", *rows)] == [0.0, 0.5, 1.0]
+        for bad, outcome in (("raise", "crash"), ("exit", "crash"), ("hang", "timeout")):
+            assert judged("rank", *rows, bad) == [(None, outcome)] * 4, "a rank of one row is none"
+        assert [score for score, _ in judged("rank", *rows)] == [0.0, 0.5, 1.0]
+        assert [outcome for _, outcome in judged("some", *rows, "raise")][3] == "crash"
+        assert [score for score, _ in judged("some", *rows, "raise")][:3] == [0.0] * 3, "one by one"
+        assert p.coupled([_prompt(None)]) and p.coupled([_prompt(None, verifier="rank")])
+        assert not p.coupled([_prompt(None, verifier="some")]) and not p.coupled([])
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_process_of_several_judges_rows_that_are_compared(monkeypatch, index):
+    class Pool:
+        def coupled(self, prompts):
+            return any(prompt.id == "compared" for prompt in prompts)
+
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed.jax, "process_index", lambda: index)
+    own = tools.Tools.__new__(tools.Tools)
+    own.pool = Pool()
+    rows = [(base.Trajectory(str(i)), _prompt(None)) for i in range(4)]
+    assert own._part(rows) == rows[2 * index : 2 * index + 2]
+    rows[3] = (rows[3][0], _prompt(None, id="compared"))
+    assert own._part(rows) == (rows if index == 0 else [])
 
 
 @hypothesis.settings(max_examples=150, deadline=None)

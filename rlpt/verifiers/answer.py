@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 
 from rlpt.tasks import base as tasks_base
-from rlpt.verifiers import base, number
+from rlpt.verifiers import _latex, base, number
 from rlpt.verifiers import math as math_lib
 
 IDS = 2**24  # what float32 holds exactly
-_NAMED = re.compile(r"[a-zA-Z]\s*=\s*")  # x = 12
 
 
 @base.traits(pure=True, high=IDS - 1)
@@ -42,8 +40,8 @@ def answer(
 def canonical(text: str, extract: str = "any", tag: str = "answer") -> str | None:
     r"""The answer of a completion in one form; None: none.
 
-    Numbers are exact fractions: 12, 12.0, 24/2, $12$, x = 12 and \frac{24}{2} are the same.  Other
-    text is as `math.clean` leaves it, without blanks.
+    Numbers are exact fractions: 12, 12.0, 24/2, $12$, x = 12, 12\text{ cm} and \frac{24}{2} are the
+    same.  So are words in capitals or not.  Other text is without spacing and outer delimiters.
 
     Args:
       extract: "boxed": what stands in the last \boxed{}; "tag": in the last <answer></answer>;
@@ -60,8 +58,8 @@ def canonical(text: str, extract: str = "any", tag: str = "answer") -> str | Non
     if span is None:
         value = number.last_number(text)
         return None if value is None else str(value)
-    span = math_lib.clean(span)
-    bare = span[match.end() :] if (match := _NAMED.match(span)) else span
-    value = number.to_fraction(bare)
-    value = math_lib.rational(bare) if value is None else value
-    return "".join(span.split()) or None if value is None else str(value)
+    value = number.of_span(span)
+    if value is not None:
+        return str(value)
+    span = _latex.clean(span)
+    return "".join((span.casefold() if math_lib.is_word(span) else span).split()) or None

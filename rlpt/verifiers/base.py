@@ -59,6 +59,8 @@ class Traits:
     gold: gold(prompt, **settings) raises ValueError for a reference that the
       verifier could not read; None: every reference will do.
     on_request: asked only where `Prompt.verifier` names it, as a tool that a rollout calls is.
+    couples_rows: the verdict of a row depends on the others of its call where that is all rows
+      (batch=0): a call that fails is not tried row by row, and one process judges all rows.
     """
 
     pure: bool = False
@@ -67,6 +69,7 @@ class Traits:
     batch: int = 64
     gold: collections.abc.Callable[..., tp.Any] | None = None
     on_request: bool = False
+    couples_rows: bool = False
 
 
 def traits(**noted: tp.Any) -> collections.abc.Callable[[F], F]:

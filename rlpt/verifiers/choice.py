@@ -25,31 +25,74 @@ def choice(
     r"""Whether the completion chose the reference's letter.
 
     Args:
-      extract: "last": the last of "answer: B", "answer is B", "(B)", and a letter that
-        ends the reply (so the article in "A good guess" is no choice);
+      extract: "last": the last "answer: B" or "answer is B"; without one the last of
+        "(B)", "\boxed{B}" and a letter that ends the reply (so the article in "A good
+        guess" is no choice); or else the only line "B) Paris".  Not those behind "not";
         "boxed", "tag", "whole": the span must begin with the letter, as in "B",
-        "(B)", "B. Paris" or "\text{B}".
+        "(B)", "B. Paris" or "\text{B}", and name no other, as "A, B" does.
       tag: the tag's name.
       letters: the options; the reference is one of them, or its index from 0.
     Returns: correct or incorrect; unparsable without a letter.
     Raises: ValueError for a reference that is no option, or a bad setting.
     """
     wanted = _reference(prompt.answer, letters)
-    one = f"([{re.escape(letters)}])"
     if extract == "last":
-        found = re.findall(
-            rf"(?i:answer)(?:\s+(?i:is)|\s*:)?\s*[*(]*{one}(?![\w'])"
-            rf"|\({one}\)|(?<!\w){one}[.)*\s]*\Z",
-            trajectory.text,
-        )
-        letter = "".join(found[-1]) if found else None
+        letter = _last(_unwrapped(trajectory.text), f"[{re.escape(letters)}]")
     else:
         span = base.extract(trajectory.text, extract, tag)
-        match = re.match(rf"\s*(?:\\text\{{)?\(?{one}(?![\w'])(?!\s+\w)", span or "")
-        letter = match[1] if match else None
+        letter = _only(_unwrapped(span or "").strip(), f"[{re.escape(letters)}]")
     if letter is None:
         return base.unparsable(f"no letter of {letters} ({extract})")
     return base.judged(letter == wanted, f"got {letter}, expected {wanted}")
+
+
+_WRAPPER = re.compile(r"\\(boxed|fbox|text[a-z]*|math[a-z]+|mbox)\s?\{([^{}]*)\}")
+_NOT = re.compile(r"(?i)(?:\bnot|n[\u2019']t|\bcannot|\bnever)(?:\s+be)?\s+[*_(]*$")
+
+
+def _unwrapped(text: str) -> str:
+    r"""Without LaTeX around letters: (B) for \boxed{\text{B}}, B for $B$."""
+    for _ in range(3):  # wrappers in wrappers
+        text = _WRAPPER.sub(lambda m: f"({m[2]})" if m[1] in ("boxed", "fbox") else m[2], text)
+    return re.sub(r"\$|\\[()\[\]]", "", text)
+
+
+def _last(text: str, one: str) -> str | None:
+    """The letter that a reply ends up with. one: the pattern of a letter."""
+    said = list(
+        re.finditer(
+            rf"(?i:answer)(?:\s+(?i:is)\b\s*:?|\**\s*:)\s*[*(_]*\s?(?P<letter>{one})(?![\w'])"
+            rf"(?P<more>[*)]*\s*(?:\b(?i:or)\b|/)\s*[*(]*{one}(?!\w))?",
+            text,
+        )
+    )
+    if said:
+        return None if said[-1]["more"] else said[-1]["letter"]
+    bare = (
+        rf"\((?P<a>{one})\)|(?i:answer)\s*[*(]*(?P<b>{one})(?![\w'])|(?<!\w)(?P<c>{one})[.)*\s]*\Z"
+    )
+    found = [
+        m
+        for m in re.finditer(bare, text)
+        if not _NOT.search(text[max(m.start() - 32, 0) : m.start()])
+    ]
+    if found:
+        return found[-1]["a"] or found[-1]["b"] or found[-1]["c"]
+    lines = re.findall(rf"(?m)^[ *]*({one})\)", text)
+    return lines[0] if len(lines) == 1 else None
+
+
+def _only(span: str, one: str) -> str | None:
+    """The letter with which a span begins, if it names no other."""
+    match = re.match(rf"[*(]*({one})(?![\w'])(?!\s+\w)", span)
+    if match is None:
+        return None
+    another = rf"(?!{re.escape(match[1])}){one}(?![\w'])"
+    # "B: A good one" and "B. Vitamin C" name one; "A, B", "A. or B." and "A. Rome B. Paris" two
+    second = (
+        rf"(?:[/,;:&|+.(\n]|\b(?:or|and))\s*[*(]*{another}(?!\s+[a-z])|(?<!\w){another}[.):]\s+\w"
+    )
+    return None if re.search(second, span[match.end() :]) else match[1]
 
 
 def _reference(answer: tp.Any, letters: str) -> str:

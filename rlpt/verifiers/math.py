@@ -17,7 +17,7 @@ import re
 import typing as tp
 
 from rlpt.tasks import base as tasks_base
-from rlpt.verifiers import base
+from rlpt.verifiers import _latex, base
 from rlpt.verifiers import number as number_lib
 
 MAX_LENGTH = 512  # characters of an answer
@@ -34,7 +34,7 @@ def _prepare(**_: tp.Any) -> None:
 
 def _gold(prompt: tasks_base.Prompt, **_: tp.Any) -> None:
     span = _reference(prompt.answer)
-    if not _is_word(span) and rational(span) is None and _undefined(_parse(span)):
+    if not is_word(span) and rational(span) is None and _undefined(_parse(span)):
         raise ValueError(f"answer: Math-Verify cannot read {span!r:.80}")
 
 
@@ -49,7 +49,8 @@ def math(
     r"""Whether the completion's answer equals the reference as mathematics.
 
     An unevaluated answer counts: \boxed{7+5} equals 12.  A reference of three or
-    more plain letters is a word, not a product, and compared as text.
+    more plain letters is a word, not a product, and compared as text.  Where one of the two has
+    a percent sign, 50\% equals 0.5 and 50.  413_5 equals no number in another base, or in none.
 
     Args:
       extract: "boxed": what stands in the last \boxed{}, however many there are;
@@ -67,15 +68,21 @@ def math(
         return base.unparsable(f"no complete {extract} answer")
     if len(span) > MAX_LENGTH:
         return base.unparsable(f"an answer of {len(span)} characters, at most {MAX_LENGTH}")
-    span = clean(span)
+    percent = _is_percent(span)
+    span = _latex.clean(span)
     detail = f"got {span!r:.80}, expected {reference!r:.80}"
     if span == reference:
         return base.judged(True, detail)
-    if _is_word(reference):
+    if _differ(span, reference):
+        return base.judged(False, detail)
+    if is_word(reference):
         return base.judged(span.casefold() == reference.casefold(), detail)
     ours, theirs = rational(span), rational(reference)
     if ours is not None and theirs is not None:
-        return base.judged(ours == theirs, detail)
+        equal = ours == theirs
+        if percent != _is_percent(_answer(prompt.answer)):  # 50 % is 0.5; to some it is 50
+            equal |= ours == theirs * 100 if percent else ours * 100 == theirs
+        return base.judged(equal, detail)
     if refusal := _refusal(span):
         return base.unparsable(refusal)
     parsed = _parse(span)
@@ -88,9 +95,7 @@ def _reference(answer: tp.Any) -> str:
     """The reference as a clean span. Raises: ValueError."""
     if type(answer) not in (str, int, float):
         raise ValueError(f"answer: got {answer!r:.80}, expected a string or a number")
-    text = str(answer)
-    boxed = base.last_boxed(text)
-    span = clean(text if boxed is None else boxed)
+    span = _latex.clean(_answer(answer))
     if not span or span.casefold() == "nan":
         raise ValueError(f"answer: got {answer!r:.80}, which has no value")
     if len(span) > MAX_LENGTH:
@@ -100,26 +105,30 @@ def _reference(answer: tp.Any) -> str:
     return span
 
 
-_SPACING = re.compile(r"\\(?:left|right)(?![a-zA-Z])|\\[!,;: ]|\\displaystyle(?![a-zA-Z])|~")
-_DEGREES = re.compile(r"\^(?:\\circ|\{\\circ\})|\\degree(?![a-zA-Z])|\u00b0")
-_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_MATH_MODE = re.compile(r"(?s)\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]")
+def _answer(answer: str | int | float) -> str:
+    """The reference as it is written, or what its box holds."""
+    text = str(answer)
+    boxed = base.last_boxed(text)
+    return text if boxed is None else boxed
 
 
-def clean(span: str) -> str:
-    """Without what has no meaning: outer delimiters, spacing, a final stop, degrees, percent."""
-    span = span.strip()
-    if match := _MATH_MODE.fullmatch(span):
-        span = next(group for group in match.groups() if group is not None)
-    span = _DEGREES.sub("", _SPACING.sub(" ", span))
-    span = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", span).replace(r"\$", "")
-    span = span.strip().removesuffix(".").removesuffix(r"\%").removesuffix("%")
-    if match := _WRAPPER.fullmatch(span.strip()):
-        span = match[1]
-    return re.sub(r"\s+", " ", span).strip().removesuffix(".")
+_BASE = re.compile(r"(?<![\w^])[0-9]+_\W*(?:(?:text|mathrm)\W+)?(\w+)")  # 413_5, 413_{\text{five}}
+_PAIR = re.compile(r"\([^()]*,[^()]*\)")
+_SET = re.compile(r"\\\{[^()]*\\\}")
 
 
-def _is_word(span: str) -> bool:
+def _differ(a: str, b: str) -> bool:
+    """Whether numerals have other bases, or one is an ordered pair, one a set; read as equal."""
+    if sorted(_BASE.findall(a)) != sorted(_BASE.findall(b)):
+        return True
+    return any(_PAIR.fullmatch(x) and _SET.fullmatch(y) for x, y in ((a, b), (b, a)))
+
+
+def _is_percent(span: str) -> bool:
+    return span.rstrip(" .$").endswith("%")
+
+
+def is_word(span: str) -> bool:
     return re.fullmatch(r"[A-Za-z]{3,}(?:[ '-][A-Za-z]+)*", span) is not None
 
 
@@ -222,13 +231,18 @@ def _undefined(value: tp.Any) -> bool:
 
 def _equal(gold: tp.Any, target: tp.Any) -> bool:
     import math_verify
+    import sympy
 
     pairs = _pairs(gold, target)
     sides = _sides(target)
     # First the numbers, which is quick; SymPy can take seconds over a wrong answer.
     if not all(_close(a, b) for a, b in [*pairs, *zip(sides, sides[1:], strict=False)]):
         return False
-    return math_verify.verify(gold, target, timeout_seconds=None)
+    if math_verify.verify(gold, target, timeout_seconds=None):
+        return True
+    # It takes (1,2) for 1 < x < 2, but not the other way round.
+    turned = isinstance(gold, sympy.Interval) and isinstance(target, sympy.And | sympy.Rel)
+    return turned and math_verify.verify(target, gold, timeout_seconds=None)
 
 
 def _pairs(gold: tp.Any, target: tp.Any) -> list[tuple[tp.Any, tp.Any]]:

@@ -7,53 +7,86 @@ import re
 import typing as tp
 
 from rlpt.tasks import base as tasks_base
-from rlpt.verifiers import base
+from rlpt.verifiers import _latex, base
 
 MAX_LENGTH = 64  # characters of a number; longer ones are unparsable
 
-# 12  1,234  0.5  .5 : what follows may not continue the number (1.2.3, 1,2345, 1e5, 1/2/3)
-_PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|(?<!\.)\.[0-9]+"
-_END = r"(?![0-9]|[.,][0-9]|[eE][-+]?[0-9]|\s?/\s?[0-9.])"
+# 12  1,234  1 234  0.5  .5 : what follows may not continue the number (1.2.3, 1,2345, 1e5, 1/2/3,
+# 10^3, 413_7)
+_BLANK = "[ \u00a0\u2009\u202f]"
+_BY_BLANKS = rf"[1-9][0-9]{{0,2}}(?:{_BLANK}[0-9]{{3}}){{1,6}}(?!{_BLANK}?[0-9])"
+_PLAIN = rf"(?:{_BY_BLANKS}|[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]+)(?:\.[0-9]+)?|(?<!\.)\.[0-9]+"
+_RAISED = "\u00b2\u00b3\u00b9\u2070-\u2079"
+_VULGAR = "\u00bc-\u00be\u2150-\u215e"
+_END = (
+    r"(?![0-9]|[.,][0-9]|[eE][-+]?[0-9]|\s?/\s?[0-9.]|_[0-9{]"
+    rf"|[{_RAISED}{_VULGAR}]|\s?\^(?!\{{?\s?(?:\\circ|\\text|st|nd|rd|th)))"
+)
 _START = r"(?<!\w)(?<![0-9][.,/])"
 # In "7-5" the minus is an operator, in "= -5" a sign.
-_SIGN = r"(?:(?<![\w)\]}])[-+\u2212])?"
+_SIGN = r"(?:(?<![\w)\]}])[-+\u2212\u2013])?"
+_MIXED = rf"(?:(?P<whole>[0-9]{{1,3}}(?:,[0-9]{{3}}){{0,5}}|[0-9]{{1,18}}){_BLANK}(?=[0-9]+\s?/))?"
 _NUMBER = re.compile(
-    rf"{_SIGN}\$?{_START}(?P<top>{_PLAIN})(?:\s?/\s?(?P<bottom>{_PLAIN}))?{_END}", re.ASCII
+    rf"{_SIGN}\$?{_START}{_MIXED}(?P<top>{_PLAIN})(?:\s?/\s?(?P<bottom>{_PLAIN}))?{_END}",
+    re.ASCII,
 )
 
 
-_MORE = re.compile(r"(?<![\w.,/])[0-9]", re.ASCII)  # a number that cannot be read begins here
+_MORE = re.compile(rf"(?<![\w.,/])[0-9]|[{_VULGAR}]", re.ASCII)  # one begins that cannot be read
+# Digits in front of the digits: groups of thousands, but not as they are written (1 000 00).
+_TORN = re.compile(rf"[0-9]{_BLANK}(?:[0-9]{{3}}{_BLANK}|(?P<group>))$", re.ASCII)
 
 
 def to_fraction(text: str) -> fractions.Fraction | None:
-    """The exact value of 12, -5, 1,234, 0.5, 3/4 or $12, alone in a text; None otherwise."""
+    """The exact value of 12, -5, 1,234, 1 234, 0.5, 3/4, 1 1/2 or $12, alone in a text, or None."""
     match = _NUMBER.fullmatch(text.strip().rstrip("%").removesuffix("."))
     return _value(match) if match else None
 
 
-def last_number(text: str) -> fractions.Fraction | None:
-    """The exact value of the last number in a text; None: there is none, or it cannot be read.
+def of_span(span: str) -> fractions.Fraction | None:
+    r"""The exact value of a delimited answer, also in LaTeX, with a name or a unit; or None.
 
-    "35; no: 12,5" and "7 apples, 1.5e3 in all" end in numbers that cannot be read: the ones before
-    are not what the text ends with.
+    As `to_fraction`, and $12$, x = 12, 1{,}234, \frac{3}{4}, \text{12}, 12\text{ apples}.
     """
+    return to_fraction(_latex.plain(_latex.bare(_latex.clean(span))))
+
+
+def last_number(text: str) -> fractions.Fraction | None:
+    r"""The exact value of the last number in a text; None: there is none, or it cannot be read.
+
+    "35; no: 12,5", "7 apples, 1.5e3 in all" and "7 = \sqrt{49}" end in numbers that cannot be
+    read: neither the ones before nor their parts are what the text ends with.
+    """
+    text = _latex.plain(text)
     match = None
     for match in _NUMBER.finditer(text):  # noqa: B007
         pass
-    if match is None or _MORE.search(text, match.end()):
+    if match is None or _MORE.search(text, match.end()) or _is_part(match):
         return None
     return _value(match)
+
+
+def _is_part(match: re.Match[str]) -> bool:
+    """Whether a number is only a part of one: an exponent, a denominator, a group of digits."""
+    start = match.start()
+    torn = _TORN.search(match.string[max(start - 8, 0) : start])
+    grouped = re.match(r"[0-9]{3}(?![0-9])", match[0]) is not None
+    if torn and (grouped or torn["group"] is None):
+        return True
+    return _latex.is_argument(match.string, start)
 
 
 def _value(match: re.Match[str]) -> fractions.Fraction | None:
     if len(match[0]) > MAX_LENGTH:
         return None
-    top, bottom = (
-        fractions.Fraction((match[part] or "1").replace(",", "")) for part in ("top", "bottom")
+    whole, top, bottom = (
+        fractions.Fraction(re.sub(rf",|{_BLANK}", "", match[part] or default))
+        for part, default in (("whole", "0"), ("top", "1"), ("bottom", "1"))
     )
-    if bottom == 0:
+    if bottom == 0 or (match["whole"] and top >= bottom):
         return None
-    return (-top if match[0][0] in "-\u2212" else top) / bottom
+    value = whole + top / bottom
+    return -value if match[0][0] in "-\u2212\u2013" else value
 
 
 def _reference(answer: tp.Any) -> fractions.Fraction:
@@ -83,7 +116,8 @@ def number(
     Args:
       extract: "last": the last number of the reply; "boxed": what stands in the
         last \boxed{}; "tag": in the last <answer></answer>; "whole": the reply.
-        Except for "last", the span must be a number and nothing else.
+        Except for "last", the span must be a number and nothing else but its name or
+        unit and LaTeX around it: x = 5, \$5, 5\text{ apples}.
       tag: the tag's name.
       tolerance: largest accepted distance, a decimal or fraction as a string.
     Returns: correct or incorrect; unparsable without a number.
@@ -97,7 +131,7 @@ def number(
         value = last_number(trajectory.text)
     else:
         span = base.extract(trajectory.text, extract, tag)
-        value = None if span is None else to_fraction(span)
+        value = None if span is None else of_span(span)
     if value is None:
         return base.unparsable(f"no number ({extract})")
     return base.judged(abs(value - wanted) <= allowed, f"got {value}, expected {wanted}")

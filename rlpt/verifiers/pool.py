@@ -1,8 +1,8 @@
 """Runs verifiers in processes that may hang, crash or lie.
 
-Whatever a verifier does costs only its own row: a call past its deadline or a
-dead process becomes the outcome "timeout" or "crash" of that row, the process
-group is killed and replaced, and the other rows go on.  Verification never
+Whatever a verifier does costs only its own row (or all, where it compares them):
+a call past its deadline or a dead process becomes the outcome "timeout" or "crash"
+of that row, the process group is killed and replaced, and the other rows go on.  Verification never
 raises for what a completion holds, so hosts cannot part ways over it.
 """
 
@@ -44,6 +44,7 @@ class _Spec:
     batch: int  # rows a call; 0: all
     pure: bool
     on_request: bool
+    coupled: bool  # rows are compared with each other: a call is judged as a whole or not at all
 
 
 @dataclasses.dataclass(eq=False)
@@ -112,7 +113,13 @@ class VerifierPool:
         self._setup = json.dumps(
             {
                 "specs": [
-                    {"fn": s.fn, "settings": s.settings, "low": s.low, "high": s.high}
+                    {
+                        "fn": s.fn,
+                        "settings": s.settings,
+                        "low": s.low,
+                        "high": s.high,
+                        "coupled": s.coupled,
+                    }
                     for s in self.specs
                 ],
                 "deadline": deadline,
@@ -154,6 +161,13 @@ class VerifierPool:
         if len(trajectories) != len(prompts):
             raise ValueError(f"got {len(trajectories)} trajectories, {len(prompts)} prompts")
         return self._judge(trajectories, prompts, gold=False)
+
+    def coupled(self, prompts: collections.abc.Iterable[tasks_base.Prompt]) -> bool:
+        """Whether a verifier compares the rows of these prompts: they are to be one call.
+
+        Raises: ConfigError, as `verify`.
+        """
+        return any(self.specs[i].coupled for p in prompts for i in self._specs_for(p))
 
     def report(self) -> dict[str, dict[str, tp.Any]]:
         """What the verifiers noted of the machine at their start, by name: JSON, for the record.
@@ -411,11 +425,13 @@ class VerifierPool:
             return
         if w.calls:
             call = w.calls.popleft()
-            if len(call.keys) > 1:  # one of many rows is to blame: judge them one by one
+            coupled = self.specs[call.spec].coupled and not call.gold
+            if len(call.keys) > 1 and not coupled:  # one row is to blame: judge them one by one
                 for row, key in zip(reversed(call.rows), reversed(call.keys), strict=True):
                     w.calls.appendleft(_Call(call.spec, (row,), (key,), call.gold))
             else:
-                self._results[call.keys[0]] = base.Verdict(None, outcome, detail[:500])
+                verdict = base.Verdict(None, outcome, detail[:500])
+                self._results.update(dict.fromkeys(call.keys, verdict))
         self._pending.extendleft(reversed(w.calls))
         w.calls.clear()
 
@@ -472,8 +488,11 @@ def _checked_specs(
                 f"verifiers: two are named {name!r}; give each its own name='...'"
             )
         checked.append(
-            _Spec(name, fn_name, settings, low, high, batch, traits.pure, traits.on_request)
-        )
+            _Spec(
+                name, fn_name, settings, low, high, batch, traits.pure, traits.on_request,
+                coupled=traits.couples_rows and batched and batch == 0,
+            )
+        )  # fmt: skip
     if not checked:
         raise config.ConfigError("verifiers: none given; expected at least one dict(fn=...)")
     return tuple(checked)

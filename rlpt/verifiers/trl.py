@@ -16,7 +16,7 @@ def _prepare(*, function: str, **_: tp.Any) -> None:
     config.find("verifiers", function)
 
 
-@base.traits(low=-math.inf, high=math.inf)
+@base.traits(low=-math.inf, high=math.inf, couples_rows=True)
 def reward(
     trajectories: collections.abc.Sequence[base.Trajectory],
     prompts: collections.abc.Sequence[tasks_base.Prompt],
@@ -29,7 +29,9 @@ def reward(
     """The rewards of a function `(prompts, completions, **columns) -> list of float or None`.
 
     It is called with some rows at a time (`batch` in the verifier's spec); one that
-    compares rows with each other needs batch=0, which is all rows of a step at once.
+    compares rows with each other needs batch=0, which is all rows of a step at once, on the
+    first of several processes.  Where such a call fails or is late, no row of it has a verdict:
+    by themselves rows would get other rewards.  With another batch they are tried one by one.
 
     Args:
       function: "my_pkg.mod:fn".

@@ -57,10 +57,12 @@ def serve(channel: socket.socket) -> None:
 class _Verifier:
     """One verifier with its settings; turns whatever happens into [score, outcome, detail]."""
 
-    def __init__(self, fn: str, settings: dict[str, tp.Any], low: float, high: float):
+    def __init__(
+        self, fn: str, settings: dict[str, tp.Any], low: float, high: float, coupled: bool
+    ):
         self.fn = config.find("verifiers", fn)
         self.settings = settings
-        self.low, self.high = low, high
+        self.low, self.high, self.coupled = low, high, coupled
         # Slow imports belong to the start, not to the deadline of the first call.
         prepare = getattr(importlib.import_module(self.fn.__module__), "_prepare", None)
         # What `_prepare` returns, a dict or None, is for the record of the run.
@@ -87,9 +89,9 @@ class _Verifier:
                 raise ValueError(f"{len(verdicts)} verdicts for {len(rows)} rows")
             return [self._plain(verdict) for verdict in verdicts]
         except BaseException as e:  # SystemExit, KeyboardInterrupt and MemoryError too
-            if len(rows) > 1:  # one of many rows is to blame
+            if len(rows) > 1 and (gold or not self.coupled):  # one of many rows is to blame
                 return [verdict for row in rows for verdict in self.judge([row], gold)]
-            return [(None, "crash", f"{type(e).__name__}: {e}"[:500])]
+            return [(None, "crash", f"{type(e).__name__}: {e}"[:500])] * len(rows)
 
     def _read_gold(self, prompt: tasks_base.Prompt) -> base.Verdict:
         gold = base.traits_of(self.fn).gold
