@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks import gradient_noise
 from benchmarks.evidence import figures
 from benchmarks.evidence.queue import CLAIMS, RESULTS, ROOT, source
+from rlpt import statistics
 
 PAGE = ROOT / "docs/evidence.md"
 DRAWS = 10_000
@@ -48,38 +49,73 @@ def mean_of(units: Units) -> float:
     return float(np.mean([np.mean(list(part.values())) for part in strata(units)]))
 
 
+Quantity = collections.abc.Mapping[str, Units]  # {seed: units}
+
+
+def layers(arm: Quantity, base: Quantity, paired: bool = True) -> list[tuple[float, np.ndarray]]:
+    """[(weight, [seeds, units])], whose weighted means, added, are arm - base of the common seeds.
+
+    Units are those that all these runs have: held-out prompts are the same in all seeds.
+
+    Args:
+      paired: an arm's units with the base's; False: those of each arm are drawn by themselves.
+    Raises: ValueError for runs without a common unit.
+    """
+    seeds = sorted(set(arm) & set(base))
+    own, other = [strata(arm[seed]) for seed in seeds], [strata(base[seed]) for seed in seeds]
+    share = 1.0 / len(own[0])
+    found = []
+    for part, against in zip(
+        zip(*own, strict=True), zip(*other, strict=True), strict=True
+    ):  # by stratum: a quantity of each seed
+        if paired:
+            units = sorted(set.intersection(*map(set, (*part, *against))))
+            rows = [[a[u] - b[u] for u in units] for a, b in zip(part, against, strict=True)]
+            found.append((share, np.array(rows)))
+            continue
+        for sign, side in ((share, part), (-share, against)):
+            units = [u for u in side[0] if all(u in of_seed for of_seed in side)]
+            found.append((sign, np.array([[of_seed[u] for u in units] for of_seed in side])))
+    if not all(values.size for _, values in found):
+        raise ValueError("difference: got runs without a common unit, expected the same prompts")
+    return found
+
+
 def difference(
-    arm: collections.abc.Mapping[str, Units],
-    base: collections.abc.Mapping[str, Units],
-    paired: bool = True,
-    seed: int = 0,
+    arm: Quantity, base: Quantity, paired: bool = True, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean and 95 % percentile bootstrap of arm - base, over seeds and within them over units.
+    """Mean and 95 % percentile bootstrap of arm - base, over seeds and over units.
+
+    A draw takes the same units of all the seeds that it took: drawn afresh within each, what makes
+    a prompt easy would average out over seeds, and the interval would be too narrow.
 
     Args:
       arm, base: {seed: units}; seeds that both have are paired.
       paired: units too; False: those of each arm are drawn by themselves.
     """
-    samples = []  # by seed: (weight, values), of which the weighted means are added
-    for name in sorted(set(arm) & set(base)):
-        parts, others = strata(arm[name]), strata(base[name])
-        share = 1.0 / len(parts)
-        own: list[tuple[float, np.ndarray]] = []
-        for a, b in zip(parts, others, strict=True):
-            if paired:
-                own.append((share, np.array([a[p] - b[p] for p in sorted(set(a) & set(b))])))
-            else:
-                own += [(share, np.array(list(a.values()))), (-share, np.array(list(b.values())))]
-        samples.append(own)
+    parts = layers(arm, base, paired)
+    seeds = len(parts[0][1])
     draws = np.random.default_rng(seed)
-    drawn = lambda parts: sum(w * draws.choice(x, len(x)).mean() for w, x in parts)  # noqa: E731
     means = np.empty(DRAWS)
     for i in range(DRAWS):
-        chosen = draws.integers(len(samples), size=len(samples))
-        means[i] = np.mean([drawn(samples[j]) for j in chosen])
+        chosen, total = draws.integers(seeds, size=seeds), 0.0
+        for weight, values in parts:
+            units = values.shape[1]
+            total += weight * values[chosen].mean(0)[draws.integers(units, size=units)].mean()
+        means[i] = total
     low, high = np.quantile(means, (0.025, 0.975))
-    mean = np.mean([sum(w * x.mean() for w, x in parts) for parts in samples])
+    mean = np.mean(sum(weight * values.mean(1) for weight, values in parts))
     return float(mean), float(low), float(high)
+
+
+def over_runs(arm: Quantity, base: Quantity, paired: bool = True) -> tuple[float, float, float]:
+    """The same with Student's interval over seeds, of a run's mean each; NaN for one seed."""
+    means = []
+    for seed in sorted(set(arm) & set(base)):
+        parts = layers({seed: arm[seed]}, {seed: base[seed]}, paired)
+        means.append(sum(weight * float(values.mean()) for weight, values in parts))
+    nan = float("nan")
+    return float(np.mean(means)), *(statistics.t_interval(np.array(means)) or (nan, nan))
 
 
 def verdict(expected: str, low: float, high: float) -> str:
