@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import time
+import types
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def test_arms_resolve(claim):
     headline = "runlocal" in pathlib.Path(file).read_text()  # else a single method's
     for source in (queue.source(claim), f"{file}:{'runlocal' if headline else 'short'}"):
         found = sweep.load_sweep(source)
-        seeds = {0, 1, 2} if headline else {0}
+        seeds = set(arms.seeds(claim)) if headline else {0}
         assert found.baseline in found.settings and {r.seed for r in found.runs} == seeds
         for run in found.runs:
             if run.seed == 0:
@@ -42,6 +43,53 @@ def test_the_queue_runs_two_at_a_time_and_goes_on_after_a_stop(monkeypatch, tmp_
     done = {name for name, of_seeds in found["arms"].items() if of_seeds}
     assert done == {"clean", "uncorrected"} and found["seeds"] == [0, 1, 2]
     assert str(next(two())) == "form backward-seed0"
+
+
+def fake_sweep(**changes):
+    """A sweep of two arms and two seeds."""
+    runs = [sweep.Run(i, a, s, {}) for i, (a, s) in enumerate(itertools.product("ab", (0, 1)))]
+    given = dict(source="form.py", settings={"a": {}, "b": {}}, baseline="a", runs=runs)
+    return types.SimpleNamespace(**given | changes)
+
+
+def test_seeds_that_were_run_elsewhere_are_kept_and_not_run_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(queue, "CLAIMS", {"form": "form.py"})
+    monkeypatch.setattr(queue, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(queue, "outcome", lambda workdir: {"at": str(workdir)})
+    finished = set()
+    monkeypatch.setattr(sweep, "summary_of", lambda out, run: (out, run.index) in finished)
+    one, other = tmp_path / "one/form", tmp_path / "other/form"
+    found = fake_sweep()
+    monkeypatch.setattr(sweep, "load_sweep", lambda source: found)
+    left = lambda out, **how: [m.run.index for m in queue.missing(["form"], out.parent, **how)]  # noqa: E731
+    known = lambda: json.loads((tmp_path / "results/form.json").read_text())  # noqa: E731
+
+    finished |= {(one, 1), (one, 2)}  # a of seed 1, b of seed 0
+    queue.write("form", found, one)
+    finished |= {(other, 0), (other, 2)}
+    queue.write("form", found, other)
+    dirs = {a: {s: run["at"] for s, run in runs.items()} for a, runs in known()["arms"].items()}
+    at = lambda out, i: str(out / found.runs[i].name)  # noqa: E731
+    assert dirs == {"a": {"0": at(other, 0), "1": at(one, 1)}, "b": {"0": at(other, 2)}}
+    assert list(dirs["a"]) == ["0", "1"] and known()["seeds"] == [0, 1]
+    assert left(tmp_path / "third/form") == [3], "b of seed 1 alone is nowhere"
+    assert left(tmp_path / "third/form", again=True) == [0, 2, 1, 3]
+    assert left(other, again=True) == [1, 3], "what is finished there is not run again"
+
+    for change, said in (
+        (dict(source="other.py"), "got source form.py, expected other.py"),
+        (dict(baseline="b"), "got baseline a, expected b"),
+        (dict(settings={"a": {}}), "got runs of b, which form.py lacks"),
+    ):
+        before = known()
+        with pytest.raises(SystemExit, match=said):
+            queue.write("form", fake_sweep(**change), one)
+        assert known() == before
+
+
+def test_two_seeds_more_are_of_the_claims_that_owe_them(monkeypatch):
+    monkeypatch.setattr(arms, "OWED", ("tempo",))
+    assert arms.seeds("tempo") == (0, 1, 2, 3, 4) and arms.seeds("pass_at_k") == (0, 1, 2)
 
 
 def test_the_page_is_that_of_the_committed_figures(monkeypatch, tmp_path):
@@ -154,6 +202,13 @@ def test_a_rerun_names_what_differs():
     ]
     del other["curves"]["verdict/number"]
     assert rerun.differences(outcome(), other)[0] == "verdict/number: is missing"
+
+    old = outcome() | {"evals": {"6": {"a": 3}, "12": {"a": 4}}, "alarm": False}
+    assert rerun.differences(outcome(), old) == [], "figures that were not kept then"
+    assert rerun.differences(old, old | {"evals": {"6": {"a": 2}, "12": {"a": 4}}}) == [
+        "evaluation after 6 steps: committed {'a': 3}, now {'a': 2}"
+    ]
+    assert rerun.differences(old, old | {"alarm": True}) == ["alarm: committed False, now True"]
 
 
 def run_of(correct, samples=8):
