@@ -479,5 +479,5 @@ def test_effects_of_other_units_have_a_panel_of_their_own():
     figure = figures.every_effect(claims)
     labels = [[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes]
     assert labels == [["x: b", "z: b"], ["y: b"]]
-    assert [axes.get_title().rpartition(", ")[2] for axes in figure.axes] == ["a share", "tokens"]
+    assert [axes.get_title().rpartition(", ")[2] for axes in figure.axes] == ["shares", "tokens"]
     assert list(figure.axes[1].lines[1].get_xdata()) == [-9.0]

@@ -45,7 +45,7 @@ def every_effect(claims: collections.abc.Sequence[Claim]) -> tp.Any:
     figure, every = _figure(max(len(rows), 1), width=8.0, height=height, down=heights or [1])
     for axes, (unit, own) in zip(every, rows.items(), strict=False):
         _intervals(axes, own)
-        what = "in each claim's own quantity, a share" if unit == "share" else unit
+        what = "shares" if unit == "share" else unit
         axes.set_title(f"difference from the baseline, {what}", fontsize=10)
     for word, colour in [*DECIDED.items(), ("not judged", NEITHER)]:
         every[0].plot([], [], "o", color=colour, label=word)
