@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import time
+import types
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def test_arms_resolve(claim):
     headline = "runlocal" in pathlib.Path(file).read_text()  # else a single method's
     for source in (queue.source(claim), f"{file}:{'runlocal' if headline else 'short'}"):
         found = sweep.load_sweep(source)
-        seeds = {0, 1, 2} if headline else {0}
+        seeds = set(arms.seeds(claim)) if headline else {0}
         assert found.baseline in found.settings and {r.seed for r in found.runs} == seeds
         for run in found.runs:
             if run.seed == 0:
@@ -42,6 +43,53 @@ def test_the_queue_runs_two_at_a_time_and_goes_on_after_a_stop(monkeypatch, tmp_
     done = {name for name, of_seeds in found["arms"].items() if of_seeds}
     assert done == {"clean", "uncorrected"} and found["seeds"] == [0, 1, 2]
     assert str(next(two())) == "form backward-seed0"
+
+
+def fake_sweep(**changes):
+    """A sweep of two arms and two seeds."""
+    runs = [sweep.Run(i, a, s, {}) for i, (a, s) in enumerate(itertools.product("ab", (0, 1)))]
+    given = dict(source="form.py", settings={"a": {}, "b": {}}, baseline="a", runs=runs)
+    return types.SimpleNamespace(**given | changes)
+
+
+def test_seeds_that_were_run_elsewhere_are_kept_and_not_run_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(queue, "CLAIMS", {"form": "form.py"})
+    monkeypatch.setattr(queue, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(queue, "outcome", lambda workdir: {"at": str(workdir)})
+    finished = set()
+    monkeypatch.setattr(sweep, "summary_of", lambda out, run: (out, run.index) in finished)
+    one, other = tmp_path / "one/form", tmp_path / "other/form"
+    found = fake_sweep()
+    monkeypatch.setattr(sweep, "load_sweep", lambda source: found)
+    left = lambda out, **how: [m.run.index for m in queue.missing(["form"], out.parent, **how)]  # noqa: E731
+    known = lambda: json.loads((tmp_path / "results/form.json").read_text())  # noqa: E731
+
+    finished |= {(one, 1), (one, 2)}  # a of seed 1, b of seed 0
+    queue.write("form", found, one)
+    finished |= {(other, 0), (other, 2)}
+    queue.write("form", found, other)
+    dirs = {a: {s: run["at"] for s, run in runs.items()} for a, runs in known()["arms"].items()}
+    at = lambda out, i: str(out / found.runs[i].name)  # noqa: E731
+    assert dirs == {"a": {"0": at(other, 0), "1": at(one, 1)}, "b": {"0": at(other, 2)}}
+    assert list(dirs["a"]) == ["0", "1"] and known()["seeds"] == [0, 1]
+    assert left(tmp_path / "third/form") == [3], "b of seed 1 alone is nowhere"
+    assert left(tmp_path / "third/form", again=True) == [0, 2, 1, 3]
+    assert left(other, again=True) == [1, 3], "what is finished there is not run again"
+
+    for change, said in (
+        (dict(source="other.py"), "got source form.py, expected other.py"),
+        (dict(baseline="b"), "got baseline a, expected b"),
+        (dict(settings={"a": {}}), "got runs of b, which form.py lacks"),
+    ):
+        before = known()
+        with pytest.raises(SystemExit, match=said):
+            queue.write("form", fake_sweep(**change), one)
+        assert known() == before
+
+
+def test_two_seeds_more_are_of_the_claims_that_owe_them(monkeypatch):
+    monkeypatch.setattr(arms, "OWED", ("tempo",))
+    assert arms.seeds("tempo") == (0, 1, 2, 3, 4) and arms.seeds("pass_at_k") == (0, 1, 2)
 
 
 def test_the_page_is_that_of_the_committed_figures(monkeypatch, tmp_path):
@@ -155,6 +203,13 @@ def test_a_rerun_names_what_differs():
     del other["curves"]["verdict/number"]
     assert rerun.differences(outcome(), other)[0] == "verdict/number: is missing"
 
+    old = outcome() | {"evals": {"6": {"a": 3}, "12": {"a": 4}}, "alarm": False}
+    assert rerun.differences(outcome(), old) == [], "figures that were not kept then"
+    assert rerun.differences(old, old | {"evals": {"6": {"a": 2}, "12": {"a": 4}}}) == [
+        "evaluation after 6 steps: committed {'a': 3}, now {'a': 2}"
+    ]
+    assert rerun.differences(old, old | {"alarm": True}) == ["alarm: committed False, now True"]
+
 
 def run_of(correct, samples=8):
     after = {"samples": samples, "correct": {str(i): int(c) for i, c in enumerate(correct)}}
@@ -205,3 +260,224 @@ def test_intervals_are_of_paired_differences():
 )
 def test_verdicts(expected, low, high, verdict):
     assert ledger.verdict(expected, low, high) == verdict
+
+
+def test_intervals_over_seeds_cover_what_is_true(monkeypatch):
+    """Prompts are drawn once for all seeds: drawn in each of them, 82 % of the intervals cover."""
+    monkeypatch.setattr(ledger, "DRAWS", 300)
+    draws, prompts, trials, covered = np.random.default_rng(1), 48, 400, 0
+    for _ in range(trials):
+        of_prompt, of_seed = draws.normal(0, 0.15, prompts), draws.normal(0, 0.04, (3, 1))
+        effect = of_prompt + of_seed + draws.normal(0, 0.12, (3, prompts))
+        arm = {str(s): {str(p): x for p, x in enumerate(row)} for s, row in enumerate(effect)}
+        base = {s: dict.fromkeys(own, 0.0) for s, own in arm.items()}
+        mean, low, high = ledger.difference(arm, base)
+        assert mean == pytest.approx(effect.mean())
+        covered += low <= 0 <= high
+    assert covered / trials > 0.88
+
+
+def test_students_interval_is_of_the_means_of_runs():
+    base = {str(s): {"a": 0.0, "b": 0.5} for s in range(3)}
+    arm = {str(s): {"a": 0.1 * s, "b": 0.5 + 0.1 * s} for s in range(3)}
+    mean, low, high = ledger.over_runs(arm, base)
+    half = 4.3027 * 0.1 / 3**0.5  # t of 0.975 with 2 degrees of freedom
+    assert (mean, low, high) == pytest.approx((0.1, 0.1 - half, 0.1 + half), abs=1e-4)
+    mean, low, high = ledger.over_runs({"2": arm["2"]}, base)
+    assert mean == pytest.approx(0.2) and np.isnan([low, high]).all(), "one run has no interval"
+
+
+def finished(share=0.5, curves=(), alarm=False, samples=8, prompts=6):
+    """A finished run: `share` right samples of each prompt, from 0.125 at the start."""
+    of = lambda right: {f"p{i}": round(right * samples) for i in range(prompts)}  # noqa: E731
+    points = {name: [[i + 1, v] for i, v in enumerate(own)] for name, own in dict(curves).items()}
+    return {
+        "before": {"pass@1": 0.125, "samples": samples, "correct": of(0.125)},
+        "after": {"pass@1": share, "samples": samples, "correct": of(share)},
+        "curves": dict.fromkeys(ledger.TIMES, [[1, 1.0], [2, 1.0]]) | points,
+        **{"seconds": 2.0, "alarm": alarm},
+    }
+
+
+HEAD = """'''Claim.
+
+What is registered.
+'''
+CLAIM = "it works"
+"""
+
+
+@pytest.fixture
+def loaded(monkeypatch, tmp_path):
+    """Loads a claim of the text of a file and {arm: [the run of each seed]}."""
+    monkeypatch.setattr(ledger, "DRAWS", 200)
+    monkeypatch.setattr(ledger, "RESULTS", tmp_path)
+    monkeypatch.setattr(ledger, "source", lambda name: str(tmp_path / f"{name}.py"))
+
+    def load(text, found, seeds=1):
+        (tmp_path / "form.py").write_text(f"{HEAD}{text}")
+        found = {a: {str(s): run for s, run in enumerate(runs)} for a, runs in found.items()}
+        whole = {"arms": found, "baseline": next(iter(found)), "seeds": list(range(seeds))}
+        (tmp_path / "form.json").write_text(json.dumps(whole))
+        return ledger.load("form")
+
+    return load
+
+
+BY_STEP = """
+EXPECTED, QUANTITY, UNIT = {"b": "above"}, "tokens of a reply", "tokens"
+def units(run):
+    return {str(step): value for step, value in run["curves"]["rollout/length"]}
+"""
+
+
+def test_steps_of_one_run_are_no_test(loaded):
+    long = lambda mean: finished(curves={"rollout/length": [mean - 1, mean, mean + 1]})  # noqa: E731
+    one = loaded(BY_STEP, {"a": [long(10.0)], "b": [long(19.0)]})
+    effect = one.effects["b"]
+    assert effect.mean == pytest.approx(9.0) and np.isnan(effect.low)
+    assert effect.verdict == "above: one run: shown, not tested"
+    assert "| +9.000 | above: one run: shown, not tested |" in "\n".join(ledger.section(one))
+
+    runs = {"a": [long(10.0), long(10.0)], "b": [long(19.0), long(12.0)]}
+    two = loaded(BY_STEP, runs, seeds=2)  # differences of 9 and 2: t of 1 degree is 12.7
+    assert two.effects["b"].verdict == "above: undecided"
+    assert two.effects["b"][:3] == pytest.approx((5.5, 5.5 - 44.47, 5.5 + 44.47), abs=0.01)
+    assert "Student" not in "\n".join(ledger.section(two)), "the first table has it"
+
+    other = loaded(BY_STEP + "STEPS = False", {"a": [long(10.0)], "b": [long(19.0)]})
+    assert other.effects["b"].verdict == "above: reproduced, in one seed"
+    prompts = BY_STEP.replace("str(step)", "'p' + str(step)")
+    assert loaded(prompts, {"a": [long(10.0)], "b": [long(19.0)]}).effects["b"].low > 0
+    with pytest.raises(ValueError, match="got shares to 19, expected UNIT"):
+        loaded(BY_STEP + "UNIT = 'share'", {"a": [long(10.0)], "b": [long(19.0)]})
+
+
+def test_every_claim_may_name_its_clean_arm(loaded):
+    text = 'EXPECTED, CLEAN = {"b": "above"}, "clean"'
+    runs = {"a": [finished(0.25)], "b": [finished(0.5)], "clean": [finished(0.25)]}
+    said = loaded(text, runs).effects["b"].verdict
+    assert said == "above: does not count: clean gained 0.12, in one seed"
+    said = loaded(text, runs | {"clean": [finished(0.75)]}).effects["b"].verdict
+    assert said == "above: reproduced, in one seed"
+    said = loaded(text, runs | {"clean": []}).effects["b"].verdict
+    assert said == "above: does not count yet: clean was not run, in one seed"
+    with pytest.raises(ValueError, match="got arms cleen, expected some of a, b, clean"):
+        loaded(text.replace('"clean"', '"cleen"'), runs)
+
+
+def test_the_alarm_is_judged_as_registered(loaded):
+    text = 'EXPECTED, ALARM = {"truth": "above"}, {"hole": True, "truth": False}'
+    runs = {"hole": [finished(0.25, alarm=True)], "truth": [finished(0.5)]}
+    claim = loaded(text, runs)
+    assert claim.effects["truth"].verdict == "above: reproduced, in one seed"
+    said = "The alarm as registered (hole rings, truth is silent): "
+    assert said + "held." in ledger.section(claim)
+    claim = loaded(text, runs | {"hole": [finished(0.25)]})
+    assert claim.effects["truth"].verdict == (
+        "above: not reproduced: the alarm of hole rang in 0 of 1, in one seed"
+    )
+    assert said + "not held, hole rang in 0 of 1." in ledger.section(claim)
+    both = {"hole": runs["hole"] * 2, "truth": [finished(0.5), finished(0.5, alarm=True)]}
+    verdict = loaded(text, both, seeds=2).effects["truth"].verdict
+    assert verdict == "above: not reproduced: the alarm of truth rang in 1 of 2"
+    gated = text.replace('"truth": "above"', '"gated": "above"')
+    claim = loaded(gated, runs | {"gated": [finished(0.5)], "truth": []})
+    assert claim.effects["gated"].verdict == "above: too few seeds, in one seed"
+    assert said + "is not known yet." in ledger.section(claim)
+
+
+def test_an_arm_may_have_a_baseline_of_its_own(loaded):
+    text = 'EXPECTED = {"c": "above", "d": "above"}\nAGAINST = {"d": "c"}'
+    runs = {"a": [finished(0.25)], "c": [finished(0.75)], "d": [finished(0.5)]}
+    claim = loaded(text, runs)
+    assert [claim.effects[arm].mean for arm in "cd"] == pytest.approx([0.5, -0.25])
+    assert claim.effects["d"].verdict == "above: not reproduced, in one seed"
+    page = "\n".join(ledger.section(claim))
+    assert "| minus a |" in page and "| baseline |" in page
+    assert "| -0.250 [-0.250, -0.250] (minus c) |" in page
+    effects = figures.one(claim).axes[-1]
+    assert [label.get_text() for label in effects.get_yticklabels()] == ["c", "d - c"]
+    (axes,) = figures.every_effect([claim]).axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["form: c", "form: d - c"]
+    with pytest.raises(ValueError, match="got arms e"):
+        loaded(text.replace('"c"}', '"e"}'), runs)
+
+
+def test_what_is_reported_and_found_afterwards_is_under_the_table(loaded):
+    text = """EXPECTED, MEASURE = {"b": "above"}, "pass@2"
+REPORTED = [("b", "pass@1")]
+FOUND = "The seeds were drawn twice."
+"""
+    runs = {"a": [finished(0.25)], "b": [finished(0.5)]}
+    for run in itertools.chain(*runs.values()):
+        run["before"]["pass@2"] = run["after"]["pass@2"] = 0.5
+    lines = ledger.section(loaded(text, runs))
+    said = "Reported, without a verdict: b minus a at pass@1: +0.250 [+0.250, +0.250]."
+    assert lines[-4:] == [said, "", "Found afterwards: The seeds were drawn twice.", ""]
+
+
+def test_wide_intervals_owe_two_seeds_more(loaded):
+    text = 'EXPECTED = {"b": "above"}'
+    base = [finished(0.5)] * 3
+    wide = [finished(share) for share in (0.125, 0.5, 1.0)]
+    claim = loaded(text, {"a": base, "b": wide, "c": wide}, seeds=3)
+    assert ledger.owed(claim) == ["b"], "of c nothing is registered"
+    page = "\n".join(ledger.section(claim))
+    assert "form owes seeds 3 and 4: its interval of b contains 0 and reaches beyond ±0.15." in page
+    assert "| minus a, Student's t over seeds |  | +0.042 [-1.049, +1.132] |" in page
+    assert ledger.owed(loaded(text, {"a": base, "b": [finished(0.75)] * 3}, seeds=3)) == []
+    five = {"a": base + base[:2], "b": wide + wide[:2]}
+    assert ledger.owed(loaded(text, five, seeds=5)) == [], "they were run"
+    assert ledger.owed(loaded(text, {"a": base[:1], "b": wide[:1]})) == []
+    assert ledger.owed(loaded(text, {"a": base, "b": wide[:2]}, seeds=3)) == [], "not yet"
+
+
+def test_seeds_that_never_reach_half_of_the_gain_are_counted(loaded):
+    assert ledger.over_seeds([14.0, 14.2, float("nan")]) == "2 of 3: 14.1"
+    assert ledger.over_seeds([float("nan")] * 2) == "0 of 2" and ledger.over_seeds([2.0]) == "2"
+    fast, slow = ([0.0] * 5 + [1.0] * 9, [0.0] * 14)
+    arm = [finished(0.75, {"verdict/number": own}) for own in (fast, slow, fast)]
+    text = 'EXPECTED = {"b": "above"}'
+    page = "\n".join(ledger.section(loaded(text, {"a": arm, "b": arm}, seeds=3)))
+    assert re.search(r"half of the baseline's gain \| 2 of 3: 7.19 \| 2 of 3: 7.19 \|", page)
+
+
+def test_pictures_and_tables_take_the_verdicts_that_there_are(loaded):
+    text = 'EXPECTED = {"b": "above"}'
+
+    def pictured(*curves):
+        arms = {
+            name: [finished(curves={c: [0.1, 0.2] for c in own} | {"reward/mean": [0.5, 0.7]})]
+            for name, own in zip("ab", curves, strict=True)
+        }
+        figure = figures.one(claim := loaded(text, arms))
+        legend = [t.get_text() for t in figure.legends[0].get_texts()]
+        assert legend == ["a", "b"], "whatever panel an arm is in"
+        titles = [axes.get_title().partition(",")[0] for axes in figure.axes[:-2]]
+        return titles, "\n".join(ledger.section(claim))
+
+    titles, page = pictured(["verdict/sums", "verdict/products"], ["verdict/sums"])
+    assert titles == ["products while training", "sums while training"]
+    assert "| products while training, last 5 steps | 0.15 |  |" in page
+    assert "| sums while training, last 5 steps | 0.15 | 0.15 |" in page
+    several = [f"verdict/{name}" for name in ("format", "number", "opener", "plain")]
+    titles, _ = pictured(several, several[1:2])
+    assert titles[:2] == ["right while training", "format while training"] and len(titles) == 3
+    titles, page = pictured([], [])
+    assert titles == ["reward"] and "while training" not in page
+
+
+def test_effects_of_other_units_have_a_panel_of_their_own():
+    effect = ledger.Effect(0.2, 0.1, 0.4, "above: reproduced")
+    tokens = ledger.Effect(-9.0, float("nan"), float("nan"), f"below: {ledger.ONE_RUN}")
+    claims = [
+        ledger.Claim("x", {}, {"arms": {}}, {}, {"b": effect, "c": effect._replace(verdict="")}),
+        ledger.Claim("y", {"UNIT": "tokens"}, {"arms": {}}, {}, {"b": tokens}),
+        ledger.Claim("z", {}, {"arms": {}}, {}, {"b": effect}),
+    ]
+    figure = figures.every_effect(claims)
+    labels = [[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes]
+    assert labels == [["x: b", "z: b"], ["y: b"]]
+    assert [axes.get_title().rpartition(", ")[2] for axes in figure.axes] == ["shares", "tokens"]
+    assert list(figure.axes[1].lines[1].get_xdata()) == [-9.0]

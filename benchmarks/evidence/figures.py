@@ -11,13 +11,15 @@ import typing as tp
 
 import numpy as np
 
-from rlpt.report.curves import COLOURS, band
+from rlpt.report.curves import COLOURS, REWARD, band
 
 if tp.TYPE_CHECKING:
-    from benchmarks.evidence.ledger import Claim, Json
+    from benchmarks.evidence.ledger import Claim, Effect, Json
 SMOOTH = 5  # steps
+PANELS = 3  # of verdicts, at most
 STYLES = ("-", "--", ":")
 DECIDED = {"not reproduced": "#D55E00", "reproduced": "#009E73", "undecided": "#E69F00"}
+NEITHER = "0.5"  # too few seeds, one run of which steps are the units, clean rewards teach little
 
 
 def draw(claims: collections.abc.Iterable[Claim], out: pathlib.Path) -> None:
@@ -30,48 +32,83 @@ def draw(claims: collections.abc.Iterable[Claim], out: pathlib.Path) -> None:
 
 
 def every_effect(claims: collections.abc.Sequence[Claim]) -> tp.Any:
-    """Effects of which something was registered, with their intervals, on one axis."""
-    rows = [
-        (f"{claim.name}: {arm}", effect)
-        for claim in claims
-        for arm, effect in claim.effects.items()
-        if effect.verdict
-    ]
-    figure, (axes,) = _figure(1, width=8.0, height=0.8 + 0.26 * len(rows))
-    _intervals(axes, rows)
-    axes.set_title("difference from the baseline, in each claim's own quantity", fontsize=10)
-    for word, colour in DECIDED.items():
-        axes.plot([], [], "o", color=colour, label=word)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    """Effects of which something was registered, with their intervals: a panel for each unit."""
+    rows: dict[str, list[tuple[str, Effect]]] = {}
+    for claim in claims:
+        for arm, effect in claim.effects.items():
+            if effect.verdict:
+                rows.setdefault(claim.unit, []).append(
+                    (_against(f"{claim.name}: {arm}", effect), effect)
+                )
+    heights = [len(own) + 2 for own in rows.values()]
+    height = 0.8 + 0.26 * sum(map(len, rows.values())) + 0.6 * max(len(rows) - 1, 0)
+    figure, every = _figure(max(len(rows), 1), width=8.0, height=height, down=heights or [1])
+    for axes, (unit, own) in zip(every, rows.items(), strict=False):
+        _intervals(axes, own)
+        what = "shares" if unit == "share" else unit
+        axes.set_title(f"difference from the baseline, {what}", fontsize=10)
+    for word, colour in [*DECIDED.items(), ("not judged", NEITHER)]:
+        every[0].plot([], [], "o", color=colour, label=word)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
 def one(claim: Claim) -> tp.Any:
     """How the arms of a claim got there, and how far from each other they ended."""
     assert claim.found
-    rates = any(_rates(run) for runs in claim.found["arms"].values() for run in runs.values())
-    many = claim.measure not in ("pass@1", "pass@8")
-    figure, axes = _figure(3 + rates, width=4.1 * (3 + rates), height=3.4)
     arms = {name: list(runs.values()) for name, runs in claim.found["arms"].items() if runs}
-    _training(axes[0], arms)
-    (_solved if many else _held_out)(axes[1], arms)
+    every = [run for runs in arms.values() for run in runs]
+    training = verdicts(every)[:PANELS] or [REWARD]
+    rates = any(_rates(run) for run in every)
+    many = claim.measure not in ("pass@1", "pass@8")
+    panels = len(training) + 2 + rates
+    figure, axes = _figure(panels, width=4.1 * panels, height=3.4)
+    for own, curve in zip(axes, training, strict=False):
+        _training(own, arms, curve)
+    (_solved if many else _held_out)(axes[len(training)], arms)
     if rates:
-        _error_rates(axes[2], arms, claim.registered.get("INJECT", {}))
+        _error_rates(axes[-2], arms, claim.registered.get("INJECT", {}))
     axes[-1].set_title(
         f"{claim.registered.get('QUANTITY', claim.measure)} minus {claim.against}", fontsize=10
     )
-    _intervals(axes[-1], list(claim.effects.items()))
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False
+    _intervals(
+        axes[-1], [(_against(name, effect), effect) for name, effect in claim.effects.items()]
     )
+    lines = {}
+    for own in axes[: len(training) + 1]:  # an arm may lack the curve of a panel
+        for line, name in zip(*own.get_legend_handles_labels(), strict=True):
+            if name in arms:
+                lines.setdefault(name, line)
+    named = {name: lines[name] for name in arms if name in lines}
+    figure.legend(named.values(), named, loc="outside lower center", ncols=8, frameon=False)
     return figure
 
 
-def _figure(panels: int, width: float, height: float) -> tuple[tp.Any, tp.Any]:
+def verdicts(runs: collections.abc.Iterable[Json]) -> list[str]:
+    """The curves of verdicts that any of the runs has, that of the verifier `number` first."""
+    names = {name for run in runs for name in run["curves"] if name.startswith("verdict/")}
+    return sorted(names, key=lambda name: (name != "verdict/number", name))
+
+
+def judged(curve: str) -> str:
+    """A heading for a curve of verdicts."""
+    name = curve.removeprefix("verdict/")
+    return f"{'right' if name == 'number' else name} while training"
+
+
+def _against(name: str, effect: Effect) -> str:
+    return f"{name} - {effect.against}" if effect.against != "" else name
+
+
+def _figure(
+    panels: int, width: float, height: float, down: list[int] | None = None
+) -> tuple[tp.Any, tp.Any]:
+    """Panels side by side. Args: down: below each other, with heights in these proportions."""
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(width, height), dpi=80, layout="constrained")
-    every = figure.subplots(1, panels, squeeze=False)[0]
+    shape = (panels, 1) if down else (1, panels)
+    every = figure.subplots(*shape, squeeze=False, height_ratios=down).ravel()
     for axes in every:
         axes.grid(True, color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
@@ -107,11 +144,12 @@ def _lines(axes: tp.Any, label: str, seeds: list[dict[int, float]], **style: tp.
         axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _training(axes: tp.Any, arms: dict[str, list[Json]]) -> None:
+def _training(axes: tp.Any, arms: dict[str, list[Json]], curve: str) -> None:
     for number, (name, runs) in enumerate(arms.items()):
-        seeds = [_curve(run, "verdict/number", SMOOTH) for run in runs]
+        seeds = [_curve(run, curve, SMOOTH) for run in runs]
         _lines(axes, name, seeds, **_style(number))
-    axes.set_title(f"right while training, mean of {SMOOTH} steps", fontsize=10)
+    what = "reward" if curve == REWARD else judged(curve)
+    axes.set_title(f"{what}, mean of {SMOOTH} steps", fontsize=10)
     axes.set_xlabel("step", fontsize=9)
 
 
@@ -167,7 +205,7 @@ def _error_rates(axes: tp.Any, arms: dict[str, list[Json]], injected: dict[str, 
 def _intervals(axes: tp.Any, effects: list[tuple[str, tp.Any]]) -> None:
     """One line each, from above: the interval, its mean, the verdict as the colour."""
     for i, (_, effect) in enumerate(effects):
-        said = next((c for word, c in DECIDED.items() if word in effect.verdict), "0.5")
+        said = next((c for word, c in DECIDED.items() if word in effect.verdict), NEITHER)
         axes.plot([effect.low, effect.high], [i, i], color=said, linewidth=2)
         axes.plot([effect.mean], [i], "o", color=said, markersize=5)
     axes.axvline(0.0, color="0.3", linewidth=1)

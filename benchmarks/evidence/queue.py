@@ -4,6 +4,7 @@
   python -m benchmarks.evidence.queue --minutes 60 --only noise_form
   python -m benchmarks.evidence.queue --jobs 2             two at a time, each on its own cores
   python -m benchmarks.evidence.queue --dry-run            what is missing
+  python -m benchmarks.evidence.queue --again --out DIR    also what benchmarks/results/ has
 
 First all runs of seed 0 of a claim, then those of the next seed, so that a queue that is stopped
 leaves whole comparisons.  --minutes, Ctrl-C and SIGTERM stop a run with a checkpoint.
@@ -44,14 +45,14 @@ CLAIMS = {  # name -> file of benchmarks/evidence, with its argument
     **{name: f"{name}.py" for name in SINGLE},
 }
 KEPT = (
-    *("verdict/rubric", "verdict/opener", "verdict/format", "verdict/reasoning"),
     "policy/correction",
     *("policy/clip_fraction", "policy/sampler_gap", "reward/zero_variance_groups"),
-    *("eval/pass@1", "reward/mean", "verdict/number", "policy/entropy", "policy/grad_norm"),
+    *("eval/pass@1", "reward/mean", "policy/entropy", "policy/grad_norm"),
     *("rollout/length", "rollout/truncated", "time/rollout_and_verify", "time/credit"),
     "time/update",
 )
-KEPT_PREFIXES = (  # what methods wrote
+KEPT_PREFIXES = (  # what verifiers and methods wrote
+    "verdict/",
     *("audit_", "tree/", "fp_rate", "fn_rate", "injected_"),
     *("self/", "steps/", "vote/", "verify/rise/"),
     *("verify/guide/", "verify/scaf/", "verify/tool/", "verify/selfplay/"),
@@ -109,17 +110,44 @@ def sampled_nll(workdir: pathlib.Path) -> list[list[float]]:
     return [[step, nats / max(tokens, 1)] for step, (nats, tokens) in sorted(sums.items())]
 
 
+def committed(claim: str, found: sweep.Sweep) -> Json:
+    """What benchmarks/results/evidence/CLAIM.json has: {arm: {seed: outcome}}.
+
+    Raises: SystemExit where the file is of another sweep, whose runs cannot stand beside these.
+    """
+    file = RESULTS / f"{claim}.json"
+    if not file.exists():
+        return {}
+    known = json.loads(file.read_text())
+    for key, wanted in (("source", found.source), ("baseline", found.baseline)):
+        if known[key] != wanted:
+            raise SystemExit(f"{file}: got {key} {known[key]}, expected {wanted}: move it away")
+    gone = [name for name, runs in known["arms"].items() if runs and name not in found.settings]
+    if gone:
+        raise SystemExit(f"{file}: got runs of {', '.join(gone)}, which {found.source} lacks")
+    return known["arms"]
+
+
 def write(claim: str, found: sweep.Sweep, out: pathlib.Path) -> None:
-    """benchmarks/results/evidence/CLAIM.json, of the runs that are finished."""
-    runs = [r for r in found.runs if sweep.summary_of(out, r)]
-    arms: Json = {name: {} for name in found.settings}
-    for run in runs:
-        arms[run.setting][str(run.seed)] = outcome(out / run.name)
+    """benchmarks/results/evidence/CLAIM.json, with the runs that are finished under `out`.
+
+    Runs that it has stay, such as those of another day's `out`, but for the same arm and seed.
+    """
+    known = committed(claim, found)
+    arms: Json = {name: dict(known.get(name, {})) for name in found.settings}
+    for run in found.runs:
+        if sweep.summary_of(out, run):
+            arms[run.setting][str(run.seed)] = outcome(out / run.name)
+    arms = {
+        name: dict(sorted(runs.items(), key=lambda r: int(r[0]))) for name, runs in arms.items()
+    }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    seeds = sorted({run.seed for run in found.runs})
+    had = {int(seed) for runs in arms.values() for seed in runs}
+    seeds = sorted({run.seed for run in found.runs} | had)
     whole = {"source": found.source, "baseline": found.baseline, "seeds": seeds, "arms": arms}
-    text = json.dumps(whole)
-    (RESULTS / f"{claim}.json").write_text(text + "\n")
+    part = RESULTS / f"{claim}.json.part"  # it may be the only copy: never half a file
+    part.write_text(json.dumps(whole) + "\n")
+    part.replace(RESULTS / f"{claim}.json")
 
 
 class Missing(tp.NamedTuple):
@@ -132,12 +160,19 @@ class Missing(tp.NamedTuple):
         return f"{self.claim} {self.run.name}"
 
 
-def missing(claims: tp.Iterable[str], out: pathlib.Path) -> tp.Iterator[Missing]:
-    """The runs that are not finished, in the order in which they are to be run."""
+def missing(
+    claims: tp.Iterable[str], out: pathlib.Path, again: bool = False
+) -> tp.Iterator[Missing]:
+    """The runs that are not finished, in the order in which they are to be run.
+
+    Args: again: also those that benchmarks/results/ has, unless they are finished under `out`.
+    """
     for claim in claims:
         found = sweep.load_sweep(source(claim))
+        known = committed(claim, found)  # of another sweep: said before anything is run
         for run in sorted(found.runs, key=lambda r: (r.seed, r.index)):
-            if not sweep.summary_of(out / claim, run):
+            done = not again and str(run.seed) in known.get(run.setting, {})
+            if not done and not sweep.summary_of(out / claim, run):
                 yield Missing(claim, found, out / claim, run)
 
 
@@ -191,8 +226,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(CLAIMS))
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs/evidence")
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--again", action="store_true", help="also runs whose figures are there")
     args = parser.parse_args()
-    todo = missing(args.only or CLAIMS, args.out)
+    todo = missing(args.only or CLAIMS, args.out, args.again)
     if args.dry_run:
         print(*todo, sep="\n")
         return

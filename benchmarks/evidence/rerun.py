@@ -3,7 +3,8 @@
   python -m benchmarks.evidence.rerun ttrl_room random 0
 
 Compared is all that benchmarks/results/evidence/CLAIM.json has of the run but times: every curve at
-every step, and every held-out prompt's right samples.  Ends with status 1 where something differs.
+every step, every held-out prompt's right samples in every evaluation, and whether the hacking alarm
+rang.  Ends with status 1 where something differs.
 On the same kind of machine and versions nothing should; the versions that differ are named.
 """
 
@@ -38,6 +39,12 @@ def differences(committed: Json, again: Json) -> list[str]:
         for key, value in committed[when].items():
             if again[when].get(key) != value:
                 lines.append(f"{when} {key}: committed {value}, now {again[when].get(key)}"[:200])
+    for step, correct in committed.get("evals", {}).items():
+        now = again.get("evals", {}).get(step)
+        if now != correct:
+            lines.append(f"evaluation after {step} steps: committed {correct}, now {now}"[:200])
+    if "alarm" in committed and committed["alarm"] != again.get("alarm"):
+        lines.append(f"alarm: committed {committed['alarm']}, now {again.get('alarm')}")
     return lines
 
 
@@ -66,7 +73,7 @@ def main() -> None:
             print(f"version of {name}: {version} then, {again['versions'].get(name)} now")
     lines = differences(committed, again)
     same = [name for name in committed["curves"] if not name.startswith("time/")]
-    print("\n".join(lines) or f"the same, bit for bit: {len(same)} curves and both evaluations")
+    print("\n".join(lines) or f"the same, bit for bit: {len(same)} curves and all evaluations")
     raise SystemExit(bool(lines))
 
 
