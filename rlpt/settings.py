@@ -36,7 +36,7 @@ def default() -> tp.Any:
     c.steps = 100
     c.model = dict(
         source="embedded",  # embedded, toy[:...], a Hugging Face directory or a .gguf file
-        dtype="float32",  # compute dtype; parameters and optimizer stay float32
+        dtype="float32",  # or bfloat16, in which is computed; parameters and optimizer stay float32
         remat="dots",  # none, dots (keep matmuls), full: what the backward pass recomputes
         attention="auto",  # reference, dot_product, splash: see rlpt.models.attention
         matmul_precision="default",  # highest for exact sampler/scorer agreement on TPU and GPU
@@ -284,6 +284,11 @@ def validate(config: tp.Any) -> None:
         )
     if not config.loss:
         raise ConfigError("config.loss: got (), expected at least one term")
+    if config.model.dtype == "float16":
+        raise ConfigError(
+            "config.model.dtype: got float16, in which gradients underflow to 0 without a word: "
+            "the loss is not scaled; expected bfloat16 or float32 (sampling.dtype may be float16)"
+        )
     for key in ("prompt_buckets", "completion_buckets"):
         widths = tuple(config.sampling[key])
         if not widths or list(widths) != sorted(set(widths)) or widths[0] < 1:
@@ -295,7 +300,7 @@ def validate(config: tp.Any) -> None:
         ("model.remat", ("none", "dots", "full")),
         ("model.attention", ("auto", "reference", "dot_product", "splash")),
         ("model.matmul_precision", ("default", "high", "highest")),
-        ("model.dtype", ("float32", "bfloat16", "float16")),
+        ("model.dtype", ("float32", "bfloat16")),
         ("sampling.dtype", ("float32", "bfloat16", "float16")),
         ("sampling.weights", ("", "int8")),
         ("optim.moments", ("float32", "bfloat16", "factored")),

@@ -305,7 +305,9 @@ BAD = [
     (dict(learner__minibatches=3), "3 does not divide the 4 blocks"),
     (dict(sampling__prompt_buckets=(64, 32)), "expected increasing widths"),
     (dict(verifiers=(dict(fn="number.number"),)), "needs a name of its own"),
-    (dict(model__dtype="float64"), "expected one of float32, bfloat16, float16"),
+    (dict(model__dtype="float64"), "expected one of float32, bfloat16$"),
+    (dict(model__dtype="float16"), "gradients underflow to 0 .* expected bfloat16 or float32"),
+    (dict(sampling__dtype="float64"), "expected one of float32, bfloat16, float16"),
     (dict(shaping=(dict(fn="combine.nothing"),)), "Accepted:.*combine.weighted_sum"),
 ]
 
