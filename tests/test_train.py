@@ -262,6 +262,24 @@ def test_a_learner_before_credit_sees_this_batch(tmp_path):
     assert log[0]["reward/mean"] != 0, "scored after the update, so no longer the head of zeros"
 
 
+def test_a_second_language_model_has_the_ratio_to_itself(tmp_path):
+    """Over its own epochs and minibatches, not to the policy, whose rows it is trained on."""
+    term = (dict(surrogate="surrogates.ppo_clip"),)
+    layout = dict(output="logp", loss=term, epochs=2, minibatches=2)
+    changes = dict(
+        learners__other=dict(layout, optim=dict(lr=1e-2)),
+        learners__still=dict(layout, optim=dict(lr=1e-12)),
+        learner__epochs=2, learner__minibatches=2, optim__lr=3e-2,
+        steps=2, export=False, eval__prompts=1, eval__samples=1,
+    )  # fmt: skip
+    train_lib.train(toy(**changes), tmp_path)
+    first, second = [m for m in lines(tmp_path / "metrics.jsonl") if "loss/total" in m]
+    assert abs(first["other/ratio"] - 1) > 1e-4 and first["other/kl_old"] != 0
+    assert abs(second["policy/kl_old"]) > 1e-3, "the policy has moved"
+    assert second["still/ratio"] == pytest.approx(1, abs=1e-6)
+    assert second["still/kl_old"] == pytest.approx(0, abs=1e-6)
+
+
 def test_stop_strings_end_rows(tmp_path):
     stop = tuple("0123456789")
     train_lib.train(toy(sampling__stop_strings=stop, steps=1), tmp_path)
