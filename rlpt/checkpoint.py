@@ -45,7 +45,14 @@ class CheckpointError(RuntimeError):
 
 
 class IdentityError(ValueError):
-    """A checkpoint belongs to another config, tokenizer, model or library version."""
+    """A checkpoint belongs to another config, tokenizer, model or library version.
+
+    changed: what, as it was saved and as it is now.
+    """
+
+    def __init__(self, message: str, changed: str = ""):
+        super().__init__(message)
+        self.changed = changed
 
 
 class Restored(tp.NamedTuple):
@@ -312,16 +319,17 @@ class Checkpointer:
                 f"allow: got {', '.join(unknown)}, expected names among "
                 f"{', '.join(sorted({*saved, *now}))}"
             )
-        changed = [
+        changed = "; another ".join(
             f"{name} (saved {saved.get(name)!r}, now {now.get(name)!r})"
             for name in sorted({*saved, *now})
             if saved.get(name) != now.get(name) and name not in allow
-        ]
+        )
         if changed:
             raise IdentityError(
                 f"checkpoint step {step} in {self.directory} was made with another "
-                f"{'; another '.join(changed)}. Use what it was made with, a new directory, "
-                "or allow the change by name (config.checkpoint.allow)."
+                f"{changed}. Use what it was made with, a new directory, "
+                "or allow the change by name (config.checkpoint.allow).",
+                changed,
             )
 
     def _clear_the_way(self, step: int) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from rlpt import config as config_lib
 from rlpt import evaluate
 from rlpt import train as train_lib
+from rlpt.checkpoint import IdentityError
 from rlpt.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -194,6 +196,35 @@ def test_lora_trains_and_exports_merged(tmp_path):
     from rlpt.models.load import load
 
     assert not same(load("toy").params, params_of(tmp_path))
+
+
+def test_a_run_is_not_read_over_another_base(tmp_path):
+    """Adapters belong to the weights that they were trained on, parameters to their tokenizer."""
+    from rlpt.models import hf
+    from rlpt.models.load import load
+    from rlpt.policy import load_policy
+
+    base = tmp_path / "base"
+
+    def write(source):
+        shutil.rmtree(base, ignore_errors=True)
+        made = load(source)
+        hf.save_hf(base, made.config, made.params, made.tokenizer, run_info={"run_id": "base"})
+
+    write("toy")
+    for rank in (0, 4):
+        changes = dict(model__source=str(base), model__lora__rank=rank, steps=1, eval__prompts=1)
+        train_lib.train(toy(**changes, export=False), tmp_path / f"run{rank}")
+    load_policy(str(tmp_path / "run4"))
+    write("toy:seed=1")
+    load_policy(str(tmp_path / "run0"))  # holds all the weights
+    with pytest.raises(IdentityError, match=r"model.source='.*base'.* model .saved '.*', now '"):
+        load_policy(str(tmp_path / "run4"))
+    write("toy")
+    (base / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    for rank in (0, 4):
+        with pytest.raises(IdentityError, match="another tokenizer .saved '.*', now '"):
+            load_policy(str(tmp_path / f"run{rank}"))
 
 
 def test_reference_is_scored_and_penalised(tmp_path):
