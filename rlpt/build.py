@@ -381,7 +381,9 @@ def _check_ids(train: list[Prompt], held_out: list[Prompt]) -> None:
 def identity(config: tp.Any, loaded: Loaded) -> dict[str, str]:
     """What must be the same for a checkpoint to be resumed."""
     kept = {k: v for k, v in json.loads(config.to_json_best_effort()).items() if k not in _FREE}
-    if config.optim.schedule != "constant":  # the learning rate depends on it
+    further = (settings.learner_entry(config, name)["optim"] for name in config.learners)
+    schedules = {o.get("schedule", config.optim.schedule) for o in (config.optim, *further)}
+    if schedules != {"constant"}:  # learning rates depend on it
         kept["steps"] = config.steps
     text = json.dumps(kept, sort_keys=True)
     return {

@@ -13,11 +13,12 @@ import jax
 import numpy as np
 import pytest
 
+from rlpt import build, evaluate
 from rlpt import config as config_lib
-from rlpt import evaluate
 from rlpt import train as train_lib
 from rlpt.checkpoint import IdentityError
 from rlpt.config import ConfigError
+from rlpt.models.load import load
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -193,7 +194,6 @@ def test_lora_trains_and_exports_merged(tmp_path):
     result = train_lib.train(c, tmp_path)
     again = evaluate.evaluate_source(toy(), str(tmp_path / "export"))
     assert again["pass@1"] == pytest.approx(result.summary["eval_after"]["pass@1"], abs=0.07)
-    from rlpt.models.load import load
 
     assert not same(load("toy").params, params_of(tmp_path))
 
@@ -201,7 +201,6 @@ def test_lora_trains_and_exports_merged(tmp_path):
 def test_a_run_is_not_read_over_another_base(tmp_path):
     """Adapters belong to the weights that they were trained on, parameters to their tokenizer."""
     from rlpt.models import hf
-    from rlpt.models.load import load
     from rlpt.policy import load_policy
 
     base = tmp_path / "base"
@@ -249,6 +248,17 @@ def test_changed_config_is_refused_unless_allowed(tmp_path):
     assert "\n  optim.lr: saved 0." in said and "now 0.001\n" in said, said
     assert "\n  steps: saved 1, now 2\n" in said and "--config.checkpoint.allow=config" in said
     train_lib.train(toy(steps=2, optim__lr=1e-3, checkpoint__allow=("config",)), tmp_path)
+
+
+def test_steps_are_of_the_identity_where_a_learning_rate_follows_them():
+    loaded = load("toy")
+
+    def of(steps, **optim):
+        critic = dict(CRITIC, optim=optim)
+        return build.identity(toy(steps=steps, learners__critic=critic), loaded)["config"]
+
+    assert of(3) == of(4)
+    assert of(3, schedule="linear") != of(4, schedule="linear")
 
 
 def test_a_critic_is_a_second_learner(tmp_path):
