@@ -296,11 +296,12 @@ def _check_terms(learner: learner_lib.Learner, table: Table) -> None:
 
 def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:
     """The rollout function with its settings."""
-    if "group_blocks" in config.rollout.options:  # credit would not know of it
-        raise ConfigError(
-            f"config.rollout.options: got group_blocks={config.rollout.options.group_blocks}, "
-            "expected it as config.rollout.group_blocks, which credit and the mesh read too"
-        )
+    for name in ("prompts", "group", "group_blocks"):
+        if name in config.rollout.options:  # credit, the mesh and minibatches would not know of it
+            raise ConfigError(
+                f"config.rollout.options: got {name}={config.rollout.options[name]}, expected it "
+                f"as config.rollout.{name}, which credit, the mesh and minibatches read too"
+            )
     options = {
         "prompts": config.rollout.prompts,
         "group": config.rollout.group,

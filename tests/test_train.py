@@ -361,6 +361,11 @@ BAD = [
     (dict(advantage=()), "no method wrote 'advantages'"),
     (dict(rollout__group=1), "G=1"),
     (dict(rollout__fn="sample.off_policy"), "Did you mean 'sample.on_policy'"),
+    (dict(rollout__options=dict(group=8)), "got group=8, expected it as config.rollout.group,"),
+    (
+        dict(rollout__options=dict(prompts=8)),
+        "got prompts=8, expected it as config.rollout.prompts",
+    ),
     (dict(learner__minibatches=3), "3 does not divide the 4 blocks"),
     (dict(sampling__prompt_buckets=(64, 32)), "expected increasing widths"),
     (dict(verifiers=(dict(fn="number.number"),)), "needs a name of its own"),
