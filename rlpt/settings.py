@@ -282,6 +282,11 @@ def validate(config: tp.Any) -> None:
             "config.learner.reference_steps: with model.lora.rank the reference is the base model, "
             "which does not move; use () or rank 0"
         )
+    if not str(config.checkpoint.best).startswith("eval/"):
+        raise ConfigError(
+            f"config.checkpoint.best: got {config.checkpoint.best!r}, expected a number of the "
+            "evaluations, such as eval/pass@1 or eval/greedy; keep_best=0 keeps no best"
+        )
     if not config.loss:
         raise ConfigError("config.loss: got (), expected at least one term")
     if config.model.dtype == "float16":

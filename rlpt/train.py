@@ -252,6 +252,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 host["eval_before"] = first
                 metrics.write(0, records.eval_metrics(first))
             latest = host["eval_before"]
+            if latest:
+                records.say_if_no_best(config, latest)
             after = None
             row: dict[str, float] = {}
             stop = distributed.agree(interrupt.signal)

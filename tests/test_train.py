@@ -366,6 +366,7 @@ BAD = [
         dict(rollout__options=dict(prompts=8)),
         "got prompts=8, expected it as config.rollout.prompts",
     ),
+    (dict(checkpoint__best="pass@1"), "got 'pass@1', expected a number of the evaluations"),
     (dict(learner__minibatches=3), "3 does not divide the 4 blocks"),
     (dict(sampling__prompt_buckets=(64, 32)), "expected increasing widths"),
     (dict(verifiers=(dict(fn="number.number"),)), "needs a name of its own"),
@@ -475,6 +476,16 @@ def test_best_checkpoint_is_kept(tmp_path):
     }
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
     assert 6 in kept and max(scores[k] for k in kept) == max(scores.values())
+
+
+def test_a_best_that_no_evaluation_has_is_said(tmp_path, capsys):
+    """Once at the start of each life of a run, resumed ones too; not where it is there."""
+    for steps, best, notes in ((1, "eval/pas@1", 1), (2, "eval/pas@1", 1), (3, "eval/pass@4", 0)):
+        c = toy(steps=steps, export=False, checkpoint__best=best)
+        train_lib.train(c, tmp_path)
+        said = capsys.readouterr().out
+        assert said.count("an evaluation has no number 'eval/pas@1'") == notes, said
+    assert "it has eval/pass@1" not in said
 
 
 def test_a_term_may_read_verdicts(tmp_path):
