@@ -119,7 +119,7 @@ def _shared(
 ) -> dict[str, tp.Any]:
     """What every learner has. optimizer: what differs from config.optim."""
     own = {**config.optim.to_dict(), **optimizer}
-    own.pop("max_skipped")
+    own.pop("max_skipped")  # `train` counts
     own["decay_rules"] = own["decay_rules"] or None
     updates = max(config.steps - layout["start"], 0) * layout["epochs"] * layout["minibatches"]
     made, _ = optim.make_optimizer({**own, "total_steps": max(updates, 1)})

@@ -98,7 +98,7 @@ def default() -> tp.Any:
         weight_decay=0.0,
         decay_rules=(),  # ((regex, multiplier), ...); (): none for norms, biases, 1-D leaves
         max_grad_norm=1.0,
-        max_skipped=5,  # stop after so many updates in a row whose gradient was not finite
+        max_skipped=5,  # stop after so many batches in a row without an update that was finite
     )
     # Devices (-1: what is left): data and fsdp cut the blocks of a batch, fsdp and model the
     # weights. rollout: the weights that the sampler reads: as_trained, gathered (whole over fsdp,
@@ -160,7 +160,16 @@ def learner_entry(config: tp.Any, name: str) -> dict[str, tp.Any]:
     for key, low in (("start", 0), ("epochs", 1), ("minibatches", 1), ("micro_blocks", 0)):
         if type(out[key]) is not int or out[key] < low:
             raise ConfigError(f"{where}.{key}: got {out[key]!r}, expected an integer >= {low}")
+    limit = out["optim"].get("max_skipped", 1)
+    if type(limit) is not int or limit < 1:
+        raise ConfigError(f"{where}.optim.max_skipped: got {limit!r}, expected an integer >= 1")
     return out
+
+
+def max_skipped(config: tp.Any, name: str) -> int:
+    """optim.max_skipped of a learner: config.optim's, or what its entry in config.learners says."""
+    own = {} if name == "policy" else learner_entry(config, name)["optim"]
+    return int(own.get("max_skipped", config.optim.max_skipped))
 
 
 def runlocal(config: tp.Any) -> tp.Any:

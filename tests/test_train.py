@@ -385,6 +385,7 @@ BAD += [
     (dict(learners__critic=dict(CRITIC, when="later")), "expected before_credit or after_credit"),
     (dict(learners__critic=dict(CRITIC, loss=())), "expected at least one term"),
     (dict(learners__critic=dict(CRITIC, optim=dict(lrr=1))), "unknown key 'lrr'.*'lr'"),
+    (dict(learners__critic=dict(CRITIC, optim=dict(max_skipped=0))), "got 0, .* integer >= 1"),
     (dict(learners__critic=dict(CRITIC, start=-1)), "expected an integer >= 0"),
     (dict(learners__critic=dict(CRITIC, minibatches=3)), "3 does not divide the 4 blocks"),
     (dict(learners__critic=CRITIC), "needs the column 'returns', which nothing makes"),
