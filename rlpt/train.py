@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from rlpt import build, distributed, memory, overlap, profile, records, settings, sharding
+from rlpt import checkpoint as checkpoint_lib
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
 from rlpt import evaluate as evaluate_lib
@@ -171,6 +172,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         step, saved_at = 0, -1
         host: dict[str, tp.Any] = {"eval_before": None, "seconds": 0.0}
         host |= {"skipped": {}, "silent_in_a_row": 0}  # skipped: by learner, batches in a row
+        if checkpointer.steps():  # the state of a start and the one that was saved would not fit
+            learners.states = checkpoint_lib.shapes(learners.states)
         try:
             saved = checkpointer.restore(
                 {"learners": learners.states, "transforms": transforms},

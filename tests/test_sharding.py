@@ -26,7 +26,7 @@ from rlpt import build, chain, learner, learners, optim, policy, sharding, tools
 from rlpt import config as config_lib
 from rlpt import metrics as metrics_lib
 from rlpt import train as train_lib
-from rlpt.checkpoint import Checkpointer
+from rlpt.checkpoint import Checkpointer, shapes
 from rlpt.models import lora, transformer
 from rlpt.models.load import load
 from rlpt.plan import hlo, programs
@@ -225,12 +225,10 @@ def eight_checkpoints_keep_or_change_the_sharding():
                 float(jax.jit(lambda x, y: x.sum() * 0 + y[2])(got["params"]["head"], got["loose"]))
                 == 2
             )
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-            params,
-        )
-        got = checkpointer.restore({"params": abstract}, partial=True).device_state["params"]
-        assert got["layers"]["q"].sharding == params["layers"]["q"].sharding
+        example = shapes({"params": other, "key": key, "loose": loose})
+        got = checkpointer.restore(example).device_state
+        assert got["params"]["layers"]["q"].sharding == other["layers"]["q"].sharding
+        assert got["key"].sharding == key.sharding and not got["loose"].committed
         checkpointer.close()
 
 

@@ -1,5 +1,6 @@
 """The main job on the toy model: files, resume, signals, errors."""
 
+import gc
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import pytest
 from rlpt import build, evaluate
 from rlpt import config as config_lib
 from rlpt import train as train_lib
-from rlpt.checkpoint import IdentityError
+from rlpt.checkpoint import Checkpointer, IdentityError
 from rlpt.config import ConfigError
 from rlpt.models.load import load
 
@@ -167,6 +168,27 @@ def test_resume_in_a_fresh_process_is_bit_for_bit(tmp_path):
         for x in (a, b)
     )
     assert a == b and [m["step"] for m in b] == [1, 2, 3, 4]
+
+
+def test_a_resumption_holds_one_state(tmp_path, monkeypatch):
+    """That of a start is gone before the saved one is read: both might not fit."""
+    restore, alive = Checkpointer.restore, []
+
+    def watched(self, example, *args, **kw):
+        alive.append(sum(x.shape == (50, 40) for x in jax.live_arrays()))
+        found = restore(self, example, *args, **kw)
+        if found:
+            made = jax.tree.leaves(found.device_state)
+            assert all(isinstance(x, jax.Array) for x in made) and len(made) > 30
+        return found
+
+    monkeypatch.setattr(Checkpointer, "restore", watched)
+    source = "toy:vocab=50,width=40,heads=2,kv_heads=2"
+    for steps in (1, 2):
+        c = toy(model__source=source, steps=steps, export=False, eval__prompts=1, eval__samples=1)
+        gc.collect()  # what the run before has left
+        train_lib.train(c, tmp_path)
+    assert alive == [3, 0], "embeddings, with their two moments"
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
