@@ -120,7 +120,7 @@ def _shared(
 ) -> dict[str, tp.Any]:
     """What every learner has. optimizer: what differs from config.optim."""
     own = {**config.optim.to_dict(), **optimizer}
-    own.pop("max_skipped")
+    own.pop("max_skipped")  # `train` counts
     own["decay_rules"] = own["decay_rules"] or None
     updates = max(config.steps - layout["start"], 0) * layout["epochs"] * layout["minibatches"]
     made, _ = optim.make_optimizer({**own, "total_steps": max(updates, 1)})
@@ -297,11 +297,12 @@ def _check_terms(learner: learner_lib.Learner, table: Table) -> None:
 
 def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:
     """The rollout function with its settings."""
-    if "group_blocks" in config.rollout.options:  # credit would not know of it
-        raise ConfigError(
-            f"config.rollout.options: got group_blocks={config.rollout.options.group_blocks}, "
-            "expected it as config.rollout.group_blocks, which credit and the mesh read too"
-        )
+    for name in ("prompts", "group", "group_blocks"):
+        if name in config.rollout.options:  # credit, the mesh and minibatches would not know of it
+            raise ConfigError(
+                f"config.rollout.options: got {name}={config.rollout.options[name]}, expected it "
+                f"as config.rollout.{name}, which credit, the mesh and minibatches read too"
+            )
     options = {
         "prompts": config.rollout.prompts,
         "group": config.rollout.group,
@@ -390,7 +391,9 @@ def _check_ids(train: list[Prompt], held_out: list[Prompt]) -> None:
 def identity(config: tp.Any, loaded: Loaded) -> dict[str, str]:
     """What must be the same for a checkpoint to be resumed."""
     kept = {k: v for k, v in json.loads(config.to_json_best_effort()).items() if k not in _FREE}
-    if config.optim.schedule != "constant":  # the learning rate depends on it
+    further = (settings.learner_entry(config, name)["optim"] for name in config.learners)
+    schedules = {o.get("schedule", config.optim.schedule) for o in (config.optim, *further)}
+    if schedules != {"constant"}:  # learning rates depend on it
         kept["steps"] = config.steps
     text = json.dumps(kept, sort_keys=True)
     return {

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
+from rlpt import sharding
 from rlpt.columns import Table
 from rlpt.config import Bound, ConfigError
 
@@ -61,6 +62,8 @@ class Chain:
         if self.group_blocks > 1:
             groups = -(-len(table["group"]) // self.group_blocks)
             table, slot = columns_lib.gather_groups(table, groups, self.group_blocks)
+            # XLA does not cut a scatter whose index is data: all devices would compute all behind
+            table = sharding.cut_blocks(table)
         for i, (name, method) in enumerate(self.methods):
             given: dict[str, tp.Any] = {"key": jax.random.fold_in(key, i), "step": step}
             if method.init is not None:

@@ -45,7 +45,14 @@ class CheckpointError(RuntimeError):
 
 
 class IdentityError(ValueError):
-    """A checkpoint belongs to another config, tokenizer, model or library version."""
+    """A checkpoint belongs to another config, tokenizer, model or library version.
+
+    changed: what, as it was saved and as it is now.
+    """
+
+    def __init__(self, message: str, changed: str = ""):
+        super().__init__(message)
+        self.changed = changed
 
 
 class Restored(tp.NamedTuple):
@@ -312,16 +319,17 @@ class Checkpointer:
                 f"allow: got {', '.join(unknown)}, expected names among "
                 f"{', '.join(sorted({*saved, *now}))}"
             )
-        changed = [
+        changed = "; another ".join(
             f"{name} (saved {saved.get(name)!r}, now {now.get(name)!r})"
             for name in sorted({*saved, *now})
             if saved.get(name) != now.get(name) and name not in allow
-        ]
+        )
         if changed:
             raise IdentityError(
                 f"checkpoint step {step} in {self.directory} was made with another "
-                f"{'; another '.join(changed)}. Use what it was made with, a new directory, "
-                "or allow the change by name (config.checkpoint.allow)."
+                f"{changed}. Use what it was made with, a new directory, "
+                "or allow the change by name (config.checkpoint.allow).",
+                changed,
             )
 
     def _clear_the_way(self, step: int) -> None:
@@ -350,6 +358,17 @@ class Checkpointer:
         self._policy.scores.pop(step, None)
         if self.best_metric is not None and self.best_metric in metrics:
             self._policy.scores[step] = metrics[self.best_metric]
+
+
+def shapes(tree: Tree) -> Tree:
+    """An example for `restore` that holds no memory: arrays as ShapeDtypeStructs that stay put."""
+
+    def one(x: tp.Any) -> tp.Any:
+        if not isinstance(x, jax.Array):
+            return x
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding if x.committed else None)
+
+    return jax.tree.map(one, tree)
 
 
 @dataclasses.dataclass

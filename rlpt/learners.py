@@ -192,13 +192,13 @@ class Learners:
         columns = self._columns(table)
         if self.reference is not None:
             table["ref_logp"] = policy.score(self.reference, columns)
-        if policy.old_logp_given:
-            own = table["sampler_logp"]
-            if policy.needs_old_logp:
-                own = policy.score(self.policy_params(), columns)
-            if "old_logp" in table:  # rows of another origin brought their own
-                own = jnp.where((table["origin"] != 0)[..., None], table["old_logp"], own)
-            table["old_logp"] = own
+        if policy.needs_old_logp:
+            self._write_old_logp(policy, self.policy_params(), table)
+        elif policy.old_logp_given:
+            table["old_logp"] = _own_or_brought(table, table["sampler_logp"])
+
+    def _write_old_logp(self, learner: Learner, params: Params, table: Table) -> None:
+        table["old_logp"] = _own_or_brought(table, learner.score(params, self._columns(table)))
 
     def _columns(self, table: Table) -> Table:
         return sharding.place_batch({k: table[k] for k in MODEL_COLUMNS}, self.mesh)
@@ -230,6 +230,9 @@ class Learners:
             table = tables.get(entry["table"])
             if entry["when"] != when or table is None or step < learner.start:
                 continue
+            if name != "policy" and learner.output == "logp" and learner.needs_old_logp:
+                table = dict(table)  # where it is the policy's, its old_logp is of another model
+                self._write_old_logp(learner, self.states[name]["params"], table)
             self.states[name], new = learner.update(
                 self.states[name],
                 self.frozen if name == "policy" else None,
@@ -242,6 +245,13 @@ class Learners:
             copy = jax.tree.map(jnp.copy, self.states["policy"]["params"])
             self.states["reference"] = {"params": copy, "opt": ()}
         return metrics
+
+
+def _own_or_brought(table: Table, own: tp.Any) -> tp.Any:
+    """old_logp [P,G,T]: a learner's own, but of rows of another origin what they brought."""
+    if "old_logp" not in table:
+        return own
+    return jnp.where((table["origin"] != 0)[..., None], table["old_logp"], own)
 
 
 def _trim(table: Table, learner: Learner, config: tp.Any) -> Table:

@@ -2,7 +2,7 @@
 
 `make_optimizer` chains a global-norm clip, one of optax's optimizers at learning
 rate 1, decoupled weight decay by parameter path, and the schedule, which reads
-the count in the optimizer's own state, so that a resumed run continues on it.
+a count in the optimizer's own state, so that a resumed run continues on it.
 `guarded_update` applies a step, or nothing at all when a number is not finite.
 Parameters are named by their path, such as "layers/q" or, for an adapter,
 "layers/q/a".
@@ -85,7 +85,7 @@ def make_optimizer(cfg: tp.Mapping[str, tp.Any]) -> tuple[optax.GradientTransfor
           matrix of 128 x 128 or more (see `_factored_adamw`), the first in bfloat16,
           or as mu_dtype says, or not at all with b1=0.
     Returns: (optimizer, schedule); schedule(count) is the learning rate of the
-      update that follows `count` applied ones, see `update_count`.
+      update that follows `count` others, applied or left out, see `update_count`.
     Raises: ValueError for an unknown setting or a value that cannot work.
     """
     unknown = sorted(set(cfg) - set(DEFAULTS))
@@ -237,9 +237,10 @@ def guarded_update(
 
     Args:
       grads, params: trees alike.  state: of the optimizer.  loss: scalar.
-    Returns: (params, state, info).  An update that is left out leaves params and state, its
-      counts included, bit for bit as they were.  info: `grad_norm` before the clip;
-      `skipped` bool, for what is not finite; `unchanged` bool, for zeros.
+    Returns: (params, state, info).  An update that is left out leaves params and state bit for
+      bit as they were, but for the schedule's count: total_steps counts all updates, and what else
+      goes by step does not wait.  info: `grad_norm` before the clip; `skipped` bool, for what is
+      not finite; `unchanged` bool, for zeros.
     """
     grad_norm = global_norm(grads)
     finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
@@ -247,11 +248,11 @@ def guarded_update(
 
     applied = finite & (grad_norm > 0)
 
-    def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(applied, new, old)
+    def keep(new: tp.Any, old: tp.Any) -> tp.Any:
+        return new if _is_schedule(new) else jnp.where(applied, new, old)
 
     params = jax.tree.map(keep, optax.apply_updates(params, updates), params)
-    state = jax.tree.map(keep, new_state, state)
+    state = jax.tree.map(keep, new_state, state, is_leaf=_is_schedule)
     return params, state, {"grad_norm": grad_norm, "skipped": ~finite, "unchanged": grad_norm == 0}
 
 
@@ -262,16 +263,16 @@ def global_norm(tree: Tree) -> jax.Array:
 
 
 def update_count(state: Tree) -> jax.Array:
-    """The count of applied updates in a state of `make_optimizer`, int32."""
-    found = optax.tree_utils.tree_get_all_with_path(
-        state,
-        "count",
-        filtering=lambda path, _: getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState",
-    )
+    """The count of updates, applied or left out, in a state of `make_optimizer`, int32."""
+    found = [x for x in jax.tree.leaves(state, is_leaf=_is_schedule) if _is_schedule(x)]
     if len(found) != 1:
         raise ValueError(f"got a state with {len(found)} schedules, expected one of make_optimizer")
-    count: jax.Array = found[0][1]
+    count: jax.Array = found[0].count
     return count
+
+
+def _is_schedule(state: tp.Any) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)
 
 
 def decay_multipliers(params: Tree, rules: Rules | None = None) -> Tree:

@@ -10,7 +10,7 @@ import typing as tp
 
 import jax
 
-from rlpt.checkpoint import Checkpointer
+from rlpt.checkpoint import Checkpointer, IdentityError
 from rlpt.models import lora
 from rlpt.models.load import Loaded, load
 
@@ -39,7 +39,8 @@ def load_policy(source: str, step: int | None = None) -> Loaded:
     Args:
       source: as config.model.source, or a workdir.  step: of a workdir's checkpoint;
         None: the newest good one.
-    Raises: FileNotFoundError where there is nothing to load.
+    Raises: FileNotFoundError where there is nothing to load; IdentityError for a workdir whose
+      config.model.source has become another tokenizer or, under its adapters, another model.
     """
     if not is_workdir(source):
         return load(source)
@@ -51,10 +52,18 @@ def load_policy(source: str, step: int | None = None) -> Loaded:
         targets = config.model.lora.targets
         params = jax.eval_shape(lambda: lora.init_lora(params, jax.random.key(0), rank, targets))
     example = {"learners": {"policy": {"params": params}}}
-    checkpointer = Checkpointer(pathlib.Path(source) / "checkpoints")
+    identity = {"tokenizer": loaded.tokenizer.fingerprint(), "model": loaded.fingerprint}
+    allow = ("versions", "config") if rank else ("versions", "config", "model")
+    checkpointer = Checkpointer(pathlib.Path(source) / "checkpoints", identity=identity)
     try:
-        names = ("versions", "config", "tokenizer", "model")
-        saved = checkpointer.restore(example, step, allow=names, partial=True)
+        saved = checkpointer.restore(example, step, allow=allow, partial=True)
+    except IdentityError as e:
+        raise IdentityError(
+            f"{source} is a run from model.source={config.model.source!r}, where there is now "
+            f"another {e.changed}. Put back what it was made from (a relative path is from the "
+            "directory in which the run was started).",
+            e.changed,
+        ) from e
     finally:
         checkpointer.close()
     if saved is None:

@@ -107,6 +107,16 @@ def eval_metrics(result: dict[str, tp.Any]) -> dict[str, float]:
     return out
 
 
+def say_if_no_best(config: tp.Any, result: dict[str, tp.Any]) -> None:
+    """Says so where an evaluation lacks the number by which the best checkpoints are kept."""
+    known = eval_metrics(result)
+    if config.checkpoint.keep_best and config.checkpoint.best not in known:
+        say(
+            f"note     no checkpoint is kept as the best: an evaluation has no number "
+            f"{config.checkpoint.best!r} (config.checkpoint.best); it has {', '.join(known)}"
+        )
+
+
 def say_arithmetic(config: tp.Any, learner: learner_lib.Learner) -> None:
     """Prints what one step consists of."""
     r, u = config.rollout, config.learner

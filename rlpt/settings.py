@@ -36,7 +36,7 @@ def default() -> tp.Any:
     c.steps = 100
     c.model = dict(
         source="embedded",  # embedded, toy[:...], a Hugging Face directory or a .gguf file
-        dtype="float32",  # compute dtype; parameters and optimizer stay float32
+        dtype="float32",  # or bfloat16, in which is computed; parameters and optimizer stay float32
         remat="dots",  # none, dots (keep matmuls), full: what the backward pass recomputes
         attention="auto",  # reference, dot_product, splash: see rlpt.models.attention
         matmul_precision="default",  # highest for exact sampler/scorer agreement on TPU and GPU
@@ -98,7 +98,7 @@ def default() -> tp.Any:
         weight_decay=0.0,
         decay_rules=(),  # ((regex, multiplier), ...); (): none for norms, biases, 1-D leaves
         max_grad_norm=1.0,
-        max_skipped=5,  # stop after so many updates in a row whose gradient was not finite
+        max_skipped=5,  # stop after so many batches in a row without an update that was finite
     )
     # Devices (-1: what is left): data and fsdp cut the blocks of a batch, fsdp and model the
     # weights. rollout: the weights that the sampler reads: as_trained, gathered (whole over fsdp,
@@ -160,7 +160,16 @@ def learner_entry(config: tp.Any, name: str) -> dict[str, tp.Any]:
     for key, low in (("start", 0), ("epochs", 1), ("minibatches", 1), ("micro_blocks", 0)):
         if type(out[key]) is not int or out[key] < low:
             raise ConfigError(f"{where}.{key}: got {out[key]!r}, expected an integer >= {low}")
+    limit = out["optim"].get("max_skipped", 1)
+    if type(limit) is not int or limit < 1:
+        raise ConfigError(f"{where}.optim.max_skipped: got {limit!r}, expected an integer >= 1")
     return out
+
+
+def max_skipped(config: tp.Any, name: str) -> int:
+    """optim.max_skipped of a learner: config.optim's, or what its entry in config.learners says."""
+    own = {} if name == "policy" else learner_entry(config, name)["optim"]
+    return int(own.get("max_skipped", config.optim.max_skipped))
 
 
 def runlocal(config: tp.Any) -> tp.Any:
@@ -282,8 +291,18 @@ def validate(config: tp.Any) -> None:
             "config.learner.reference_steps: with model.lora.rank the reference is the base model, "
             "which does not move; use () or rank 0"
         )
+    if not str(config.checkpoint.best).startswith("eval/"):
+        raise ConfigError(
+            f"config.checkpoint.best: got {config.checkpoint.best!r}, expected a number of the "
+            "evaluations, such as eval/pass@1 or eval/greedy; keep_best=0 keeps no best"
+        )
     if not config.loss:
         raise ConfigError("config.loss: got (), expected at least one term")
+    if config.model.dtype == "float16":
+        raise ConfigError(
+            "config.model.dtype: got float16, in which gradients underflow to 0 without a word: "
+            "the loss is not scaled; expected bfloat16 or float32 (sampling.dtype may be float16)"
+        )
     for key in ("prompt_buckets", "completion_buckets"):
         widths = tuple(config.sampling[key])
         if not widths or list(widths) != sorted(set(widths)) or widths[0] < 1:
@@ -295,7 +314,7 @@ def validate(config: tp.Any) -> None:
         ("model.remat", ("none", "dots", "full")),
         ("model.attention", ("auto", "reference", "dot_product", "splash")),
         ("model.matmul_precision", ("default", "high", "highest")),
-        ("model.dtype", ("float32", "bfloat16", "float16")),
+        ("model.dtype", ("float32", "bfloat16")),
         ("sampling.dtype", ("float32", "bfloat16", "float16")),
         ("sampling.weights", ("", "int8")),
         ("optim.moments", ("float32", "bfloat16", "factored")),

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from rlpt import build, distributed, memory, overlap, profile, records, settings, sharding
+from rlpt import checkpoint as checkpoint_lib
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
 from rlpt import evaluate as evaluate_lib
@@ -170,7 +171,9 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         )  # fmt: skip
         step, saved_at = 0, -1
         host: dict[str, tp.Any] = {"eval_before": None, "seconds": 0.0}
-        host |= {"skipped_in_a_row": 0, "silent_in_a_row": 0}
+        host |= {"skipped": {}, "silent_in_a_row": 0}  # skipped: by learner, batches in a row
+        if checkpointer.steps():  # the state of a start and the one that was saved would not fit
+            learners.states = checkpoint_lib.shapes(learners.states)
         try:
             saved = checkpointer.restore(
                 {"learners": learners.states, "transforms": transforms},
@@ -179,7 +182,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         except IdentityError as e:
             raise IdentityError(f"{e}{records.changed_settings(work.config, config)}") from e
         if saved is not None:
-            step, device_state, host = saved
+            step, device_state, found = saved
+            host |= found
             learners.states, transforms = device_state["learners"], device_state["transforms"]
             rollouts.set_state(host)
             saved_at = step
@@ -252,6 +256,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 host["eval_before"] = first
                 metrics.write(0, records.eval_metrics(first))
             latest = host["eval_before"]
+            if latest:
+                records.say_if_no_best(config, latest)
             after = None
             row: dict[str, float] = {}
             stop = distributed.agree(interrupt.signal)
@@ -296,8 +302,10 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 row["rollout/tokens_per_second"] = float(
                     batch.table["completion_mask"].sum() / timer.seconds["rollout_and_verify"]
                 )
-                nothing = numbers.get("policy/skipped") == 1.0  # in no optimizer step of the batch
-                host["skipped_in_a_row"] = host["skipped_in_a_row"] + 1 if nothing else 0
+                for name in learners.learners:
+                    if (share := numbers.get(f"{name}/skipped")) is not None:  # of optimizer steps
+                        so_far = host["skipped"].get(name, 0)
+                        host["skipped"][name] = so_far + 1 if share == 1.0 else 0
                 judged = batch.table["row_mask"].any()
                 if judged and step == 1 and not (table["row_mask"] & table["train_mask"]).any():
                     records.say(
@@ -402,23 +410,29 @@ def _stop_if_hopeless(
     checkpointer: Checkpointer,
 ) -> None:
     """Raises: FloatingPointError or RuntimeError after too many batches that taught nothing."""
-    skipped, silent = host["skipped_in_a_row"], host["silent_in_a_row"]
-    if skipped < config.optim.max_skipped and silent < config.max_silent:
+    silent = host["silent_in_a_row"]
+    limits = {name: settings.max_skipped(config, name) for name in host["skipped"]}
+    stuck = [name for name, count in host["skipped"].items() if count >= limits[name]]
+    if not stuck and silent < config.max_silent:
         return
     checkpointer.wait()
     saves = checkpointer.steps()
     newest = f"The newest checkpoint is of step {saves[-1]}. " if saves else ""
-    if skipped >= config.optim.max_skipped:
-        advice = "Lower config.optim.lr, or look at the last rows of rollouts.jsonl."
+    if stuck:
+        name = stuck[0]
+        optim = "config.optim" if name == "policy" else f"config.learners.{name}.optim"
+        advice = f"Lower {optim}.lr, or look at the last rows of rollouts.jsonl."
         if odd := int(row.get("advantage/not_finite", 0)):
             advice = (
                 f"{odd} rows of the last batch have an advantage that is not finite: a method of "
                 "config.shaping or config.advantage read a reward or verdict that was NaN, such as "
                 "that of a verifier without a verdict on the row."
             )
+        of = "" if name == "policy" else f" of {name!r}"
         raise FloatingPointError(
-            f"loss or gradient was not finite in every update of the last {skipped} batches, up to "
-            f"step {step}; parameters are unchanged since. {newest}{advice}"
+            f"loss or gradient{of} was not finite in every update of the last "
+            f"{host['skipped'][name]} batches, up to step {step}; parameters are unchanged since. "
+            f"{newest}{advice}"
         )
     outcomes = {k: int(v) for k, v in row.items() if k.startswith("verify/")}
     raise RuntimeError(

@@ -18,7 +18,7 @@ import optax
 import pytest
 
 from rlpt import checkpoint
-from rlpt.checkpoint import Checkpointer, CheckpointError, IdentityError
+from rlpt.checkpoint import Checkpointer, CheckpointError, IdentityError, shapes
 from tests.numeric import devices
 
 HOST = {"stream": {"epoch": 1, "order": [3, 1, 2]}, "rng": 2**127 + 1, "ema": 0.1, "note": "é"}
@@ -113,6 +113,9 @@ def test_round_trip_is_bit_exact_and_keeps_kinds(three_steps):
         make_state(9),
     )
     assert_same(checkpointer.restore(abstract).device_state, make_state(3))
+    made = shapes(make_state(9))
+    assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(made))
+    assert_same(checkpointer.restore(made).device_state, make_state(3))
     jax.random.normal(state["key"], (2,)), jax.random.normal(state["keys"][0], (2,))
     checkpointer.close()
 

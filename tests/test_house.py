@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "scorers": {"columns", "masks", "models", "scorers", "scoring"},
     # the tools come as arguments
     "rollouts": {"columns", "config", "rollouts", "search", "tasks.base", "tasks.triplets"},
-    "chain": {"columns", "config"},
+    "chain": {"columns", "config", "sharding"},
     "probe": {"chain", "columns", "config"},
     "learner": {"columns", "config", "losses", "models", "optim", "scoring", "sharding"},
     "learners": {

@@ -378,6 +378,14 @@ def test_resume_continues_on_the_schedule_bit_for_bit(params):
     assert_same((whole, whole_state), (resumed, resumed_state))
 
 
+def with_schedule_of(before, after):
+    """The state after, its schedule's count set back by the one update that was left out."""
+    assert int(optim.update_count(after)) == int(optim.update_count(before)) + 1
+    back = optax.ScaleByScheduleState(optim.update_count(before))
+    is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)  # noqa: E731
+    return jax.tree.map(lambda x: back if is_schedule(x) else x, after, is_leaf=is_schedule)
+
+
 @pytest.mark.parametrize("poison", ["nan gradient", "inf gradient", "nan loss"])
 def test_a_step_that_is_not_finite_changes_nothing(params, poison):
     optimizer, _ = optim.make_optimizer({"lr": 0.1, "weight_decay": 0.1, "warmup_steps": 3})
@@ -391,10 +399,37 @@ def test_a_step_that_is_not_finite_changes_nothing(params, poison):
     loss = float("nan") if poison == "nan loss" else 1.0
     *after, info = update(bad, before[1], before[0], loss)
     assert bool(info["skipped"])
-    assert_same(before, tuple(after))
-    assert int(optim.update_count(after[1])) == 1, "a skipped update must not move the schedule"
+    assert_same(before, (after[0], with_schedule_of(before[1], after[1])))
+    assert int(optim.update_count(after[1])) == 2, "the schedule goes on"
     *resumed, info = update(good, after[1], after[0], 1.0)
-    assert not bool(info["skipped"]) and int(optim.update_count(resumed[1])) == 2
+    assert not bool(info["skipped"]) and int(optim.update_count(resumed[1])) == 3
+
+
+@pytest.mark.parametrize("left_out", [0.0, float("nan")], ids=["zero", "not finite"])
+def test_a_schedule_ends_with_the_planned_updates(left_out):
+    """The rate of an update is that of its place among all; Adam's own count is of the applied."""
+    cfg = {
+        "lr": 0.1,
+        "schedule": "linear",
+        "warmup_steps": 2,
+        "total_steps": 8,
+        "weight_decay": 0.1,
+    }
+    optimizer, lr_at = optim.make_optimizer(cfg)
+    params = {"w": jnp.ones((2, 2))}
+    state = optimizer.init(params)
+    update = jax.jit(lambda g, s, p: optim.guarded_update(optimizer, g, s, p))
+    for step in range(8):
+        applied = step % 3 != 1
+        grads = {"w": jnp.full((2, 2), 1.0 if applied else left_out)}
+        new, state, _ = update(grads, state, params)
+        moved = float((params["w"] - new["w"])[0, 0])
+        # of a constant gradient Adam's step is 1, whatever number of them there were
+        rate = float(lr_at(step)) if applied else 0.0
+        assert moved == pytest.approx(rate * (1 + 0.1 * float(params["w"][0, 0])), rel=1e-4), step
+        params = new
+    assert int(optim.update_count(state)) == 8 and float(lr_at(8)) == 0
+    assert int(optax.tree_utils.tree_get(state[1], "count")) == 5
 
 
 def test_gradients_that_are_zero_change_nothing(params):
@@ -404,7 +439,7 @@ def test_gradients_that_are_zero_change_nothing(params):
     before = update(gradients(params, 0), optimizer.init(params), params)[:2]
     zero = jax.tree.map(jnp.zeros_like, params)
     *after, info = update(zero, before[1], before[0])
-    assert_same(before, tuple(after))
+    assert_same(before, (after[0], with_schedule_of(before[1], after[1])))
     assert not bool(info["skipped"]) and info["grad_norm"] == 0
     moved = optax.apply_updates(before[0], optimizer.update(zero, before[1], before[0])[0])
     assert np.abs(moved["layers"]["q"] - before[0]["layers"]["q"]).max() > 1e-3

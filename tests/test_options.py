@@ -228,6 +228,17 @@ def test_gradient_that_is_never_finite_stops_the_run(tmp_path):
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
+def test_a_critic_that_is_never_finite_stops_the_run(tmp_path):
+    """After its own number of batches, counted over a resumption; the policy goes well."""
+    critic = dict(loss=(dict(fn="tests.toy:undefined_value"),), optim=dict(max_skipped=3))
+    kw = dict(learners__critic=critic, optim__max_skipped=2, export=False)
+    train(tmp_path, steps=2, **kw)
+    with pytest.raises(FloatingPointError, match="gradient of 'critic' was .* last 3 batches") as e:
+        train(tmp_path, steps=9, **kw)
+    assert "Lower config.learners.critic.optim.lr" in str(e.value)
+    assert [m["policy/skipped"] for m in steps(tmp_path)] == [0.0] * 3
+
+
 def test_verifiers_that_say_nothing_stop_the_run(tmp_path):
     """A service that is gone: rows are masked, never 0, and the run does not go on for ever."""
     gone = (dict(fn="tests.toy:gone", name="service"),)

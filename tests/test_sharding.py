@@ -22,11 +22,11 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from rlpt import build, learner, learners, optim, policy, sharding, tools
+from rlpt import build, chain, learner, learners, optim, policy, sharding, tools
 from rlpt import config as config_lib
 from rlpt import metrics as metrics_lib
 from rlpt import train as train_lib
-from rlpt.checkpoint import Checkpointer
+from rlpt.checkpoint import Checkpointer, shapes
 from rlpt.models import lora, transformer
 from rlpt.models.load import load
 from rlpt.plan import hlo, programs
@@ -225,12 +225,10 @@ def eight_checkpoints_keep_or_change_the_sharding():
                 float(jax.jit(lambda x, y: x.sum() * 0 + y[2])(got["params"]["head"], got["loose"]))
                 == 2
             )
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-            params,
-        )
-        got = checkpointer.restore({"params": abstract}, partial=True).device_state["params"]
-        assert got["layers"]["q"].sharding == params["layers"]["q"].sharding
+        example = shapes({"params": other, "key": key, "loose": loose})
+        got = checkpointer.restore(example).device_state
+        assert got["params"]["layers"]["q"].sharding == other["layers"]["q"].sharding
+        assert got["key"].sharding == key.sharding and not got["loose"].committed
         checkpointer.close()
 
 
@@ -352,6 +350,32 @@ def eight_scorers_divide_their_work():
         for a, b in zip(*map(jax.tree.leaves, found), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=name)
         assert flops[1] < 1.1 * flops[0] / 8, (name, settings, flops)
+
+
+def eight_credit_over_groups_divides_its_work():
+    """Groups of two blocks, gathered by an index that is data: still a share for each device."""
+    c = config_lib.default()
+    c.advantage = ("tree.tempo",)
+    table = rows(p=32, g=4, width=64)
+    rng = np.random.default_rng(1)
+    table |= {
+        "verdict/number": rng.integers(0, 2, (32, 4)).astype(np.float32),
+        "group": rng.permutation(np.repeat(np.arange(16, dtype=np.int32), 2)),
+        "train_mask": np.ones((32, 4), bool),
+    }
+    made = chain.build(c, group_blocks=2)
+    found, flops = [], []
+    for mesh in (None, sharding.make_mesh({"data": 4, "fsdp": 2})):
+        placed = sharding.place_batch(table, mesh)
+        credit = jax.jit(
+            lambda table: made(table, {}, made.numbers(0), jax.random.key(0), jnp.int32(0))[0]
+        )
+        compiled = credit.lower(placed).compile()
+        flops.append(compiled.cost_analysis()["flops"])  # hlo.count is of products of matrices
+        found.append(compiled(placed)["advantages"])
+    assert np.abs(found[0]).max() > 0.5
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-5)
+    assert flops[1] < 0.4 * flops[0], flops
 
 
 def eight_a_run_is_the_same_on_every_mesh():

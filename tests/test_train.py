@@ -1,9 +1,11 @@
 """The main job on the toy model: files, resume, signals, errors."""
 
+import gc
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +14,12 @@ import jax
 import numpy as np
 import pytest
 
+from rlpt import build, evaluate
 from rlpt import config as config_lib
-from rlpt import evaluate
 from rlpt import train as train_lib
+from rlpt.checkpoint import Checkpointer, IdentityError
 from rlpt.config import ConfigError
+from rlpt.models.load import load
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -166,6 +170,27 @@ def test_resume_in_a_fresh_process_is_bit_for_bit(tmp_path):
     assert a == b and [m["step"] for m in b] == [1, 2, 3, 4]
 
 
+def test_a_resumption_holds_one_state(tmp_path, monkeypatch):
+    """That of a start is gone before the saved one is read: both might not fit."""
+    restore, alive = Checkpointer.restore, []
+
+    def watched(self, example, *args, **kw):
+        alive.append(sum(x.shape == (50, 40) for x in jax.live_arrays()))
+        found = restore(self, example, *args, **kw)
+        if found:
+            made = jax.tree.leaves(found.device_state)
+            assert all(isinstance(x, jax.Array) for x in made) and len(made) > 30
+        return found
+
+    monkeypatch.setattr(Checkpointer, "restore", watched)
+    source = "toy:vocab=50,width=40,heads=2,kv_heads=2"
+    for steps in (1, 2):
+        c = toy(model__source=source, steps=steps, export=False, eval__prompts=1, eval__samples=1)
+        gc.collect()  # what the run before has left
+        train_lib.train(c, tmp_path)
+    assert alive == [3, 0], "embeddings, with their two moments"
+
+
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     changes = dict(steps=400)
     process = start(tmp_path, changes)
@@ -191,9 +216,36 @@ def test_lora_trains_and_exports_merged(tmp_path):
     result = train_lib.train(c, tmp_path)
     again = evaluate.evaluate_source(toy(), str(tmp_path / "export"))
     assert again["pass@1"] == pytest.approx(result.summary["eval_after"]["pass@1"], abs=0.07)
-    from rlpt.models.load import load
 
     assert not same(load("toy").params, params_of(tmp_path))
+
+
+def test_a_run_is_not_read_over_another_base(tmp_path):
+    """Adapters belong to the weights that they were trained on, parameters to their tokenizer."""
+    from rlpt.models import hf
+    from rlpt.policy import load_policy
+
+    base = tmp_path / "base"
+
+    def write(source):
+        shutil.rmtree(base, ignore_errors=True)
+        made = load(source)
+        hf.save_hf(base, made.config, made.params, made.tokenizer, run_info={"run_id": "base"})
+
+    write("toy")
+    for rank in (0, 4):
+        changes = dict(model__source=str(base), model__lora__rank=rank, steps=1, eval__prompts=1)
+        train_lib.train(toy(**changes, export=False), tmp_path / f"run{rank}")
+    load_policy(str(tmp_path / "run4"))
+    write("toy:seed=1")
+    load_policy(str(tmp_path / "run0"))  # holds all the weights
+    with pytest.raises(IdentityError, match=r"model.source='.*base'.* model .saved '.*', now '"):
+        load_policy(str(tmp_path / "run4"))
+    write("toy")
+    (base / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    for rank in (0, 4):
+        with pytest.raises(IdentityError, match="another tokenizer .saved '.*', now '"):
+            load_policy(str(tmp_path / f"run{rank}"))
 
 
 def test_reference_is_scored_and_penalised(tmp_path):
@@ -218,6 +270,17 @@ def test_changed_config_is_refused_unless_allowed(tmp_path):
     assert "\n  optim.lr: saved 0." in said and "now 0.001\n" in said, said
     assert "\n  steps: saved 1, now 2\n" in said and "--config.checkpoint.allow=config" in said
     train_lib.train(toy(steps=2, optim__lr=1e-3, checkpoint__allow=("config",)), tmp_path)
+
+
+def test_steps_are_of_the_identity_where_a_learning_rate_follows_them():
+    loaded = load("toy")
+
+    def of(steps, **optim):
+        critic = dict(CRITIC, optim=optim)
+        return build.identity(toy(steps=steps, learners__critic=critic), loaded)["config"]
+
+    assert of(3) == of(4)
+    assert of(3, schedule="linear") != of(4, schedule="linear")
 
 
 def test_a_critic_is_a_second_learner(tmp_path):
@@ -262,6 +325,24 @@ def test_a_learner_before_credit_sees_this_batch(tmp_path):
     assert log[0]["reward/mean"] != 0, "scored after the update, so no longer the head of zeros"
 
 
+def test_a_second_language_model_has_the_ratio_to_itself(tmp_path):
+    """Over its own epochs and minibatches, not to the policy, whose rows it is trained on."""
+    term = (dict(surrogate="surrogates.ppo_clip"),)
+    layout = dict(output="logp", loss=term, epochs=2, minibatches=2)
+    changes = dict(
+        learners__other=dict(layout, optim=dict(lr=1e-2)),
+        learners__still=dict(layout, optim=dict(lr=1e-12)),
+        learner__epochs=2, learner__minibatches=2, optim__lr=3e-2,
+        steps=2, export=False, eval__prompts=1, eval__samples=1,
+    )  # fmt: skip
+    train_lib.train(toy(**changes), tmp_path)
+    first, second = [m for m in lines(tmp_path / "metrics.jsonl") if "loss/total" in m]
+    assert abs(first["other/ratio"] - 1) > 1e-4 and first["other/kl_old"] != 0
+    assert abs(second["policy/kl_old"]) > 1e-3, "the policy has moved"
+    assert second["still/ratio"] == pytest.approx(1, abs=1e-6)
+    assert second["still/kl_old"] == pytest.approx(0, abs=1e-6)
+
+
 def test_stop_strings_end_rows(tmp_path):
     stop = tuple("0123456789")
     train_lib.train(toy(sampling__stop_strings=stop, steps=1), tmp_path)
@@ -302,10 +383,18 @@ BAD = [
     (dict(advantage=()), "no method wrote 'advantages'"),
     (dict(rollout__group=1), "G=1"),
     (dict(rollout__fn="sample.off_policy"), "Did you mean 'sample.on_policy'"),
+    (dict(rollout__options=dict(group=8)), "got group=8, expected it as config.rollout.group,"),
+    (
+        dict(rollout__options=dict(prompts=8)),
+        "got prompts=8, expected it as config.rollout.prompts",
+    ),
+    (dict(checkpoint__best="pass@1"), "got 'pass@1', expected a number of the evaluations"),
     (dict(learner__minibatches=3), "3 does not divide the 4 blocks"),
     (dict(sampling__prompt_buckets=(64, 32)), "expected increasing widths"),
     (dict(verifiers=(dict(fn="number.number"),)), "needs a name of its own"),
-    (dict(model__dtype="float64"), "expected one of float32, bfloat16, float16"),
+    (dict(model__dtype="float64"), "expected one of float32, bfloat16$"),
+    (dict(model__dtype="float16"), "gradients underflow to 0 .* expected bfloat16 or float32"),
+    (dict(sampling__dtype="float64"), "expected one of float32, bfloat16, float16"),
     (dict(shaping=(dict(fn="combine.nothing"),)), "Accepted:.*combine.weighted_sum"),
 ]
 
@@ -318,6 +407,7 @@ BAD += [
     (dict(learners__critic=dict(CRITIC, when="later")), "expected before_credit or after_credit"),
     (dict(learners__critic=dict(CRITIC, loss=())), "expected at least one term"),
     (dict(learners__critic=dict(CRITIC, optim=dict(lrr=1))), "unknown key 'lrr'.*'lr'"),
+    (dict(learners__critic=dict(CRITIC, optim=dict(max_skipped=0))), "got 0, .* integer >= 1"),
     (dict(learners__critic=dict(CRITIC, start=-1)), "expected an integer >= 0"),
     (dict(learners__critic=dict(CRITIC, minibatches=3)), "3 does not divide the 4 blocks"),
     (dict(learners__critic=CRITIC), "needs the column 'returns', which nothing makes"),
@@ -409,6 +499,16 @@ def test_best_checkpoint_is_kept(tmp_path):
     }
     kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
     assert 6 in kept and max(scores[k] for k in kept) == max(scores.values())
+
+
+def test_a_best_that_no_evaluation_has_is_said(tmp_path, capsys):
+    """Once at the start of each life of a run, resumed ones too; not where it is there."""
+    for steps, best, notes in ((1, "eval/pas@1", 1), (2, "eval/pas@1", 1), (3, "eval/pass@4", 0)):
+        c = toy(steps=steps, export=False, checkpoint__best=best)
+        train_lib.train(c, tmp_path)
+        said = capsys.readouterr().out
+        assert said.count("an evaluation has no number 'eval/pas@1'") == notes, said
+    assert "it has eval/pass@1" not in said
 
 
 def test_a_term_may_read_verdicts(tmp_path):

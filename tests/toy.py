@@ -93,3 +93,8 @@ def last_score(scores, completion_mask):
 def verdict_term(verdict, completion_mask):
     """A loss term that reads columns by prefix."""
     return verdict["digit"][..., None] * completion_mask
+
+
+def undefined_value(value):
+    """A term of a critic's loss that is never finite."""
+    return value * jnp.nan
