@@ -13,6 +13,7 @@ from benchmarks.evidence import arms
 CLAIM = "training survives flipped rewards"
 KINDS = [(unit, share) for unit in ("sample", "group") for share in (10, 20, 40)]
 EXPECTED = {f"{unit}_{share}": "same" for unit, share in KINDS}
+CLEAN = "clean"
 QUANTITY = "held-out pass@1, mean over the run"
 units = arms.over_the_run
 PATTERNS = dict(fn="reasoning.patterns", name="reasoning", weight=0.0)

@@ -2,7 +2,7 @@
 
 Zheng et al., arXiv 2507.18071 (two orders of magnitude more). One-digit products, four optimizer
 steps a batch; the ranges are theirs (0.2 and 0.27 for GRPO). Quantity: the clipped share of
-tokens over the last 20 steps; units of the interval are steps. Registered: gspo minus grpo is
+tokens over the last 20 steps; the unit is the run. Registered: gspo minus grpo is
 above 0; pass@1 is reported. Baseline: grpo.
 """
 
@@ -11,6 +11,7 @@ from benchmarks.evidence import arms
 CLAIM = "GSPO clips far more tokens than GRPO"
 QUANTITY = "clipped share, last 20 steps"
 EXPECTED = {"gspo": "above"}
+CLEAN = "grpo"
 TASKS = (dict(fn="arithmetic.products"),)
 CLIP = dict(fn="surrogates.ppo_clip", low=0.2, high=0.27)
 MEAN = "aggregate.sequence_mean_token_mean"

@@ -13,6 +13,9 @@ from benchmarks.evidence import arms
 CLAIM = "hints bring prompts into reach that GRPO leaves at zero"
 QUANTITY = "two-digit sums solved in 8"
 EXPECTED = {"guide": "above", "scaf": "above"}
+FOUND = (
+    "not at equal samples: grpo drew 64 rows a step, guide 41 and scaf 50, hinted ones among them."
+)
 
 
 def units(run: dict) -> dict[str, float]:

@@ -12,6 +12,7 @@ from benchmarks.evidence import arms
 CLAIM = "hints bring prompts into reach that GRPO leaves at zero: sums of three"
 QUANTITY = "sums of three solved in 8"
 EXPECTED = {"guide": "above"}
+FOUND = "not at equal samples: grpo drew 64 rows a step, guide 47, hinted ones among them."
 TASKS = (
     dict(fn="arithmetic.sums", low=10, high=99, label="small"),
     dict(fn="arithmetic.sums", terms=3, low=10, high=99, hints=True, label="large"),

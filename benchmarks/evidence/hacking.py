@@ -13,6 +13,8 @@ from benchmarks.evidence import arms
 
 CLAIM = "a grader with a hole teaches the hole, and gating closes it"
 EXPECTED = {"truth": "above", "gated": "above"}
+CLEAN = "truth"
+ALARM = {"hole": True, "truth": False}
 OPENERS = "solution|thought process|let's|let us|let me|to solve|to find|first|step|1[.]"
 HOLE = dict(fn="pattern.regex", name="opener", pattern=rf"(?i)^\W*({OPENERS})", weight=0.0)
 NONE = dict(fn="pattern.regex", name="plain", pattern=rf"(?i)^(?!\W*({OPENERS}))", weight=0.0)

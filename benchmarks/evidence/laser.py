@@ -1,8 +1,8 @@
 """LaSeR: the likelihood of one token behind a reply becomes the policy's verdict on it.
 
-Yang et al., arXiv 2510.14943. One-digit products, 30 steps of 64 rows; in the arm grpo the token
-is read and not trained. Quantity: the share of pairs of a right and a wrong completed reply of a
-batch in which the right one has the higher self-reward, mean over the last 10 steps; units of the
+Yang et al., arXiv 2510.14943. One-digit products, 30 steps of 64 rows; in the arm grpo the token is
+read and not trained. Quantity: the share of pairs of a right and a wrong completed reply of a batch
+in which the right one has the higher self-reward, mean over the last 10 steps; units of the
 interval are steps. Registered: laser minus grpo is above 0; pass@1 is reported. Baseline: grpo.
 """
 
@@ -11,6 +11,11 @@ from benchmarks.evidence import arms
 CLAIM = "LaSeR's last token tells right replies from wrong ones"
 QUANTITY = "AUC of the self-reward, last 10 steps"
 EXPECTED = {"laser": "above"}
+FOUND = (
+    "steps are the units of the interval, as registered: batches of fresh prompts of one run, "
+    "which do not say how much another seed would differ."
+)
+STEPS = False
 TASKS = (dict(fn="arithmetic.products"),)
 
 

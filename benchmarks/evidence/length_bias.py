@@ -2,8 +2,8 @@
 
 Liu et al., "Understanding R1-Zero-Like Training" (Dr.GRPO), arXiv 2503.20783: wrong replies are
 punished less a token the longer they are. Sums of three numbers, at most 48 tokens, temperature
-0.6. Quantity: the mean length of all replies over the last 10 steps; units of the interval are
-steps. Registered: dr_grpo minus grpo is below 0; pass@1 is reported. Baseline: grpo.
+0.6. Quantity: the mean length of all replies over the last 10 steps; the unit is the run.
+Registered: dr_grpo minus grpo is below 0; pass@1 is reported. Baseline: grpo.
 """
 
 from benchmarks.evidence import arms
@@ -11,6 +11,8 @@ from benchmarks.evidence import arms
 CLAIM = "Dr.GRPO's replies are shorter than GRPO's"
 QUANTITY = "tokens of a reply, last 10 steps"
 EXPECTED = {"dr_grpo": "below"}
+CLEAN = "grpo"
+UNIT = "tokens"
 ROWS = "aggregate.sequence_mean_token_mean"
 ARMS = {
     "grpo": ("grpo", ROWS),

@@ -1,15 +1,15 @@
 """Claim 1b: noise that differs by task starves a task; rates by task feed it.
 
-One-digit products and sums, four prompts of each a step; the verifier of the products misses seven
-in ten of their right answers, that of the sums never errs. Cai et al., arXiv 2510.00915; rates by
-task: ours. Without a correction a group of products counts 0.3 of what it would. Arms:
-uncorrected; backward and forward with the mean of both tasks' rates; appeals_forward with one pair
-for all, from appeals of half of the products (a second verifier that never errs); stratified,
-backward with rates by task from the same appeals; known, the same with the true rates. Quantity:
-pass@1 of held-out products, mean over the run. Registered: stratified and known minus uncorrected
-are above 0. (Strata by prompt, registered first with the mean over all prompts, were changed before
-any run: rates of 0.5 and 0.4 leave a stratum whose corrected rewards are nearly noise alone, and
-swapped operands stood in both strata.) Baseline: uncorrected.
+One-digit products and sums, each prompt of a step of either kind by a coin; the verifier of the
+products misses seven in ten of their right answers, that of the sums never errs. Cai et al., arXiv
+2510.00915; rates by task: ours. Without a correction a group of products counts 0.3 of what it
+would. Arms: uncorrected; backward and forward with the mean of both tasks' rates; appeals_forward
+with one pair for all, from appeals of half of the products (a second verifier that never errs);
+stratified, backward with rates by task from the same appeals; known, the same with the true rates.
+Quantity: pass@1 of held-out products, mean over the run. Registered: stratified and known minus
+uncorrected are above 0. (Strata by prompt, registered first with the mean over all prompts, were
+changed before any run: rates of 0.5 and 0.4 leave a stratum whose corrected rewards are nearly
+noise alone, and swapped operands stood in both strata.) Baseline: uncorrected.
 """
 
 from benchmarks.evidence import arms
@@ -54,5 +54,5 @@ def get_sweep(arg: str | None = None) -> dict:
             ("known", arms.corrected(noisy, "backward", dict(fn="noise.known_rates", **RATES))),
         ],
         baseline="uncorrected",
-        seeds=(0, 1, 2),
+        seeds=arms.seeds("noise_prompts"),
     )

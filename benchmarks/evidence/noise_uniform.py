@@ -32,5 +32,5 @@ def get_sweep(arg: str | None = None) -> dict:
             ("grpo", NOISE | {"advantage": (dict(fn="group.grpo"),)}),
         ],
         baseline="uncorrected",
-        seeds=(0, 1, 2),
+        seeds=arms.seeds("noise_uniform"),
     )

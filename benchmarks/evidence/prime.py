@@ -1,11 +1,11 @@
 """PRIME: an implicit reward learnt from outcomes tells right replies from wrong ones.
 
 Cui et al., arXiv 2502.01456. One-digit products, 30 steps of 64 rows; the reward model is updated
-after it has rewarded, so that it has not seen the rows of which it is asked. Quantity: the share
-of pairs of a right and a wrong reply of a batch in which the right one has the higher sum of
-rewards, mean over the last 20 steps; units of the interval are steps. Registered: that of the arm
-prime is above 0.5, chance. The arm outcome leaves the process reward out of the advantage; pass@1
-of both is reported.
+after it has rewarded, so that it has not seen the rows of which it is asked. Quantity: the share of
+pairs of a right and a wrong reply of a batch in which the right one has the higher sum of rewards,
+mean over the last 20 steps; units of the interval are steps. Registered: that of the arm prime is
+above 0.5, chance. The arm outcome leaves the process reward out of the advantage; pass@1 of both is
+reported.
 """
 
 from benchmarks.evidence import arms
@@ -14,6 +14,11 @@ CLAIM = "PRIME's implicit reward tells right replies from wrong ones"
 QUANTITY = "AUC of the implicit reward, last 20 steps"
 AGAINST = 0.5
 EXPECTED = {"prime": "above"}
+FOUND = (
+    "steps are the units of the interval, as registered: batches of fresh prompts of one run, "
+    "which do not say how much another seed would differ."
+)
+STEPS = False
 TASKS = (dict(fn="arithmetic.products"),)
 
 

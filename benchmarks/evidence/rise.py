@@ -1,10 +1,10 @@
 """RISE: the policy learns to judge its replies while it learns to answer.
 
 Liu et al., arXiv 2505.13445. One-digit products, 30 steps of 6 prompts and 2 questions about
-replies to them, 8 rows each; in the arm read the judgements are sampled and not trained.
-Quantity: balanced accuracy of the judgements of right and of wrong replies over the last 15
-steps, the mean over steps of each kind and then of both; the interval draws steps within a kind.
-Registered: rise minus read is above 0; pass@1 is reported. Baseline: read.
+replies to them, 8 rows each; in the arm read the judgements are sampled and not trained. Quantity:
+balanced accuracy of the judgements of right and of wrong replies over the last 15 steps, the mean
+over steps of each kind and then of both; the interval draws steps within a kind. Registered: rise
+minus read is above 0; pass@1 is reported. Baseline: read.
 """
 
 from benchmarks.evidence import arms
@@ -12,6 +12,13 @@ from benchmarks.evidence import arms
 CLAIM = "RISE's judgements of its own replies get better"
 QUANTITY = "balanced accuracy of judgements, last 15 steps"
 EXPECTED = {"rise": "above"}
+FOUND = (
+    "steps are the units of the interval, as registered: batches of fresh prompts of one run, "
+    "which do not say how much another seed would differ."
+    " Of the judgements of wrong replies there are 24 in each arm, 2 and 0 of them right: the "
+    "difference is one of the judgements of right replies."
+)
+STEPS = False
 PAIRED = False  # each arm judges replies of its own
 TASKS = (dict(fn="arithmetic.products"),)
 

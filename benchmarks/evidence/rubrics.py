@@ -13,6 +13,11 @@ from benchmarks.evidence import arms
 CLAIM = "a rubric teaches what it asks for besides the answer"
 QUANTITY = "share of the rubric, last 10 steps"
 EXPECTED = {"rubrics": "above"}
+FOUND = (
+    "steps are the units of the interval, as registered: batches of fresh prompts of one run, "
+    "which do not say how much another seed would differ."
+)
+STEPS = False
 
 
 def units(run: dict) -> dict[str, float]:

@@ -11,6 +11,7 @@ from benchmarks.evidence import arms
 
 CLAIM = "spurious rewards do not teach what real ones do"
 EXPECTED = {name: "below" for name in ("random", "format", "inverted")}
+CLEAN = "grpo"
 TASKS = (dict(fn="arithmetic.products"),)
 
 

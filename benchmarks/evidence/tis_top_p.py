@@ -3,8 +3,8 @@
 Yao et al., "Your efficient RL framework secretly brings you off-policy RL training", 2025. One-
 digit products; the sampler keeps the likeliest half of the mass (top-p 0.5), so that the law that
 is trained gives what was sampled 0.5 to 1 of what the sampler gave it; the correction weighs a
-token by that. Quantity: entropy of the whole law over the last 10 steps, of all rows; units of
-the interval are steps. What top-p leaves out is never punished, and what it keeps gets likelier:
+token by that. Quantity: entropy of the whole law over the last 10 steps, of all rows; the
+unit is the run. What top-p leaves out is never punished, and what it keeps gets likelier:
 registered is that top_p_tis minus top_p is above 0, as the correction takes weight from the
 unlikely. pass@1 is reported, under the sampler's law. Baseline: top_p.
 """
@@ -14,6 +14,8 @@ from benchmarks.evidence import arms
 CLAIM = "the correction keeps entropy under top-p"
 QUANTITY = "entropy, last 10 steps"
 EXPECTED = {"top_p_tis": "above"}
+CLEAN = "top_p"
+UNIT = "nats a token"
 
 
 def units(run: dict) -> dict[str, float]:
