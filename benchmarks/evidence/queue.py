@@ -82,7 +82,7 @@ def outcome(workdir: pathlib.Path) -> Json:
     return {
         "alarm": rung is not None,
         "seconds": summary["seconds"]["all"],
-        "versions": summary["versions"],
+        "versions": summary["versions"] | commit_of(workdir),
         **{
             when: {
                 **{k: v for k, v in found[step].items() if isinstance(v, float)},
@@ -94,6 +94,18 @@ def outcome(workdir: pathlib.Path) -> Json:
         "evals": {str(step): correct[step] for step in later},
         "curves": curves | {"sampled_nll": sampled_nll(workdir)},
     }
+
+
+def head() -> str:
+    """The commit of this checkout, with "-dirty" where files differ; "" in a copy without history."""
+    say = ("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
+    return subprocess.run(say, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def commit_of(workdir: pathlib.Path) -> dict[str, str]:
+    """{"commit": of the code that ran}, where the queue has noted it beside the run."""
+    note = workdir.with_suffix(".commit")
+    return {"commit": note.read_text().strip()} if note.exists() else {}
 
 
 def sampled_nll(workdir: pathlib.Path) -> list[list[float]]:
@@ -178,6 +190,8 @@ def missing(
 
 def start(item: Missing, cores: set[int]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "rlpt.cli", *sweep.command(item.found, item.run, item.out)]
+    item.out.mkdir(parents=True, exist_ok=True)
+    (item.out / f"{item.run.name}.commit").write_text(head())
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores or own)  # of this thread, which the process inherits
     try:

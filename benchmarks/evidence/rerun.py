@@ -67,6 +67,7 @@ def main() -> None:
         command = [sys.executable, "-m", "rlpt.cli", *sweep.command(found, run, out)]
         subprocess.run(command, cwd=queue.ROOT, check=True)
         again = queue.outcome(out / run.name)
+        again["versions"] |= {"commit": queue.head()}
     committed = known[args.arm][str(args.seed)]
     for name, version in committed["versions"].items():
         if again["versions"].get(name) != version:
