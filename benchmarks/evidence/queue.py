@@ -97,7 +97,7 @@ def outcome(workdir: pathlib.Path) -> Json:
 
 
 def head() -> str:
-    """The commit of this checkout, with "-dirty" where files differ; "" in a copy without history."""
+    """The commit of this checkout, "-dirty" where files differ; "" in a copy without history."""
     say = ("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
     return subprocess.run(say, capture_output=True, text=True, check=False).stdout.strip()
 
