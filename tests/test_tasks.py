@@ -331,10 +331,10 @@ def test_held_out_prompts_that_are_trained_on_are_counted(tmp_path, capsys):
     held_out = _write(tmp_path / "b.jsonl", [{"q": "2?"}, {"q": "3?"}])
     c = config.default()
     c.tasks = (dict(fn="files.jsonl", prompt="q", path=path, eval_path=held_out),)
-    build.load_tasks(c)
+    rlpt.build.load_tasks(c)
     assert "1 of 2 held-out prompts are trained on too" in capsys.readouterr().err
     c.tasks = (dict(fn="arithmetic.sums", digits=1),)
-    build.load_tasks(c)
+    rlpt.build.load_tasks(c)
     assert not capsys.readouterr().err
 
 

@@ -4,11 +4,11 @@ Zhu et al., "The Surprising Effectiveness of Negative Reinforcement", arXiv 2506
 of three one-digit numbers in at most 12 tokens, 45 steps, 32 held-out prompts, 64 samples of each
 before and after. Two set-ups were changed before any run, since they left large k nothing to find:
 which of two numbers is larger, of which SmolLM2 solves 79 % in 8 samples from the start, and 24
-tokens, with which 7 of 192 untrained samples on 7 of 32 prompts are right, so that pass@64 begins near 1. GRPO may well come near 1 at 64, so that what is
-registered is of 16: nsr minus grpo at pass@16 is above 0; psr minus grpo at pass@16 is below 0;
-both at pass@64 and w_reinforce minus grpo at pass@1 are reported. The ledger has pass@k for k to
-64, the entropy of what is sampled, and the prompts gained and lost against the start. Baseline:
-grpo.
+tokens, with which 7 of 192 untrained samples on 7 of 32 prompts are right, so that pass@64 begins
+near 1. GRPO may well come near 1 at 64, so that what is registered is of 16: nsr minus grpo at
+pass@16 is above 0; psr minus grpo at pass@16 is below 0; both at pass@64 and w_reinforce minus grpo
+at pass@1 are reported. The ledger has pass@k for k to 64, the entropy of what is sampled, and the
+prompts gained and lost against the start. Baseline: grpo.
 """
 
 from benchmarks.evidence import arms
