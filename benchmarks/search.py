@@ -65,7 +65,8 @@ def run(start: str, source: str, width: int, rounds: int | None) -> dict:
     return evaluate.evaluate_source(config, source, plain=rounds is None, cache=cache)
 
 
-def measure(start: str, source: str) -> dict:
+def measure(start: str, source: str) -> None:
+    """Writes what each width comes to into RESULTS, when it is there."""
     plain = run(start, source, max(WIDTHS), None)
     names = sorted(plain["per_prompt"])
     alone = np.array([plain["per_prompt"][p]["correct"] / plain["samples"] for p in names])
@@ -78,13 +79,14 @@ def measure(start: str, source: str) -> dict:
                 "right": chosen.mean(),
                 "minus_pass@1": (chosen - alone).mean(),
                 "interval": statistics.bootstrap(chosen - alone),
-                "prompts": [int(c) for c in chosen],
+                "prompts": "".join(str(int(c)) for c in chosen),
             }
             shown = {
                 k: v for k, v in found["chosen"][f"{how}, n={width}"].items() if k != "prompts"
             }
             print(start, how, width, json.dumps(shown), flush=True)
-    return found
+            whole = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            RESULTS.write_text(json.dumps({**whole, start: found}, indent=1) + "\n")
 
 
 def main() -> None:
@@ -92,14 +94,12 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs/search")
     parser.add_argument("--only", choices=STARTS)
     args = parser.parse_args()
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for start in (args.only,) if args.only else STARTS:
         source = "embedded"
         if start != "embedded":
             source = str(args.out / "imitated")
             rlpt.train(imitation(), args.out / "imitated")
-        found[start] = measure(start, source)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        measure(start, source)
 
 
 if __name__ == "__main__":
