@@ -465,7 +465,7 @@ WEAK = dict(tpr=0.838, fpr=0.336)  # a judge, as measured (methods, core C6)
     ],
 )
 def test_appeals_at_the_size_of_a_batch(method, world, want):
-    """64 rows: the paper's mean of ratios has 0.14 for the first, 0.06 for the second."""
+    """64 rows: the mean of the rates of batches is 0.15 for the first, 0.09 for the second."""
     batches = simulate(3000, 64, **world, positives=method is appeals.stratified_both)
     belief = dict(true_positive=0.838, false_positive=0.336) if "tpr" in world else {}
     found = fn_rates(method, batches, decay=0.98, **belief)[100:].mean()

@@ -121,7 +121,7 @@ def _pooled_update(
 
     of counts that are summed over batches with decay ('counts'), or of each batch by itself, and
     then rate <- decay rate + (1 - decay) estimate, the first as it is ('rates').  Rates of batches
-    are too small in the mean where few appeals are won: 0.14 for 0.2 at 64 rows, 0.4 of them right
+    are too small in the mean where few appeals are won: 0.15 for 0.2 at 64 rows, 0.4 of them right
     and 0.1 of the negatives heard, and too large with an imperfect second verifier.
 
     A batch with nothing to count, or with negatives none of which was heard, leaves the rate as it
