@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -65,6 +66,12 @@ def make_learner(config: tp.Any, model: ModelConfig, mesh: tp.Any = None) -> lea
         skip_zero_advantage=config.learner.skip_zero_advantage,
         lora_scale=config.model.lora.alpha / rank if rank else None,
     )
+
+
+def model_config(config: tp.Any, model: ModelConfig) -> ModelConfig:
+    """The model as config.model computes it."""
+    how = "bfloat16" if config.model.matmul_precision == "bfloat16" else "default"
+    return dataclasses.replace(model, attention=config.model.attention, matmul=how)
 
 
 def make_mesh(config: tp.Any) -> tp.Any:

@@ -17,7 +17,7 @@ from rlpt import batches, scoring, sharding
 from rlpt.columns import Table
 from rlpt.config import Bound, ConfigError
 from rlpt.learner import MODEL_COLUMNS, Learner, LearnerState
-from rlpt.models import int8, lora, transformer
+from rlpt.models import int8, lora, products, transformer
 from rlpt.models.load import Loaded, load
 from rlpt.settings import LEARNER, learner_entry
 
@@ -171,6 +171,9 @@ class Learners:
             params = int8.quantise(params)
         if self._dtype != jnp.float32:
             params = _cast(params, self._dtype)
+        elif self.config.model.matmul_precision == "bfloat16":  # once, not at every token
+            bits = self.mesh is None and jax.default_backend() == "cpu"
+            params = products.round_kernels(params, bits)
         if self.config.mesh.rollout == "replicated" and self.mesh is not None:
             params = sharding.replicate(params, self.mesh)
         if self.config.mesh.rollout == "gathered" and self.mesh is not None:

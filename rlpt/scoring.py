@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rlpt import sharding
-from rlpt.models import transformer
+from rlpt.models import products, transformer
 from rlpt.models.transformer import ModelConfig
 
 LOGITS = 2**24  # positions x V that exist at once, unless the config says otherwise
@@ -144,8 +144,8 @@ def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given
         dz = dz * s
         if cfg.logit_softcap:
             dz = dz * (1.0 - jnp.square(raw / cfg.logit_softcap))
-        if h.dtype == jnp.bfloat16:  # float16 has not the range
-            dz = dz.astype(h.dtype)
+        if cfg.matmul == "bfloat16" or h.dtype == jnp.bfloat16:  # float16 has not the range
+            dz = dz.astype(jnp.bfloat16)
         # [D,V], not [V,D]: on CPU this product is half as fast again with the wide factor behind.
         # A sum for each shard: the devices add theirs up once, not once a chunk.
         law, factors = "nd,nv->dv", (h, dz)
@@ -154,9 +154,14 @@ def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given
                 "snd,snv->sdv",
                 tuple(x.reshape(shards, -1, x.shape[-1]) for x in factors),
             )
-        total = total + jnp.einsum(law, *factors, preferred_element_type=jnp.float32)
+        if cfg.matmul == "bfloat16" and shards == 1:
+            total = total + products.of_kernel(*factors)
+        else:
+            total = total + jnp.einsum(law, *factors, preferred_element_type=jnp.float32)
         total = sharding.cut_blocks(total) if shards > 1 else total
-        to_hidden = jnp.einsum("nv,vd->nd", dz, whole.astype(h.dtype)).astype(h.dtype)
+        to_hidden = jnp.einsum(
+            "nv,vd->nd", dz, whole.astype(dz.dtype), preferred_element_type=jnp.float32
+        ).astype(h.dtype)
         return total, (to_hidden, to_scale)
 
     zeros = jnp.zeros(kernel.shape[::-1], jnp.float32)

@@ -118,7 +118,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         workdir = tempfile.mkdtemp(prefix="rlpt-")
     jax.config.update("jax_compilation_cache_dir", compilation_cache())
     precision = config.model.matmul_precision
-    jax.config.update("jax_default_matmul_precision", None if precision == "default" else precision)
+    own = None if precision in ("default", "bfloat16") else precision  # bfloat16: the model's
+    jax.config.update("jax_default_matmul_precision", own)
     compilations = count_compilations()
 
     with (
@@ -131,7 +132,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         # ---- what is trained on, and what
         sources, held_out = _readable(config, pool)
         loaded = load(config.model.source)
-        model = dataclasses.replace(loaded.config, attention=config.model.attention)
+        model = build.model_config(config, loaded.config)
         records.say(
             f"model    {loaded.source}: {model.num_layers} layers, d {model.d_model}, "
             f"vocabulary {model.vocab_size}"

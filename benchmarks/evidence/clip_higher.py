@@ -27,6 +27,7 @@ def get_sweep(arg: str | None = None) -> dict:
             "small_tasks", "products", learner__minibatches=4, learner__epochs=2,
             learner__skip_zero_advantage=False,
             loss=(dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=high)),),
+            **arms.FAST,
         )
         for name, high in (("equal", 0.2), ("higher", 0.28))
     }  # fmt: skip

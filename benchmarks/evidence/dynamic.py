@@ -16,7 +16,7 @@ CLEAN = "plain"
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: short."""
-    room = dict(sampling__completion_buckets=(24,))
+    room = dict(sampling__completion_buckets=(24,), **arms.FAST)
     found = {name: arms.arm("small_tasks", "three_sums", **room) for name in ("plain", "dynamic")}
     found["twice"] = arms.arm("small_tasks", "three_sums", rollout__prompts=16, **room)
     rollout = found["dynamic"]["rollout"]

@@ -21,7 +21,7 @@ PATTERNS = dict(fn="reasoning.patterns", name="reasoning", weight=0.0)
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: short."""
-    base = dict(advantage=(dict(fn="group.rloo"),), eval__every=10)
+    base = dict(advantage=(dict(fn="group.rloo"),), eval__every=10, **arms.FAST)
     found = {"clean": arms.arm("small_tasks", "products", **base)}
     for unit, share in KINDS:
         flips = dict(fn="noise.inject", fp_rate=share / 100, fn_rate=share / 100, unit=unit)

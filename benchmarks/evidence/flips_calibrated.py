@@ -25,6 +25,7 @@ def get_sweep(arg: str | None = None) -> dict:
         own = arms.arm(
             "small_tasks", "three_sums", sampling__completion_buckets=(48,), eval__every=10,
             sampling__temperature=0.6, advantage=(dict(fn="group.rloo"),), shaping=shaping,
+            **arms.FAST,
         )  # fmt: skip
         own["verifiers"] += (PATTERNS,)
         found[name] = own

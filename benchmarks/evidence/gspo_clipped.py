@@ -24,7 +24,9 @@ def units(run: dict) -> dict[str, float]:
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: short."""
-    every = dict(tasks=TASKS, learner__skip_zero_advantage=False)  # the share is of all rows
+    every = dict(
+        tasks=TASKS, learner__skip_zero_advantage=False, **arms.FAST
+    )  # the share is of all rows
     found = {
         "grpo": arms.arm("gspo", loss=(dict(surrogate=CLIP, aggregate=MEAN),), **every),
         "gspo": arms.arm("gspo", **every),

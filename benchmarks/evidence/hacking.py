@@ -35,6 +35,7 @@ def get_sweep(arg: str | None = None) -> dict:
         name: arms.arm(
             "quickstart", shaping=shaping, eval__every=5, eval__prompts=0, eval__temperature=0.6,
             sampling__temperature=0.6, sampling__completion_buckets=(24,),
+            **arms.FAST,
         )
         for name, shaping in SHAPING.items()
     }  # fmt: skip

@@ -18,4 +18,6 @@ def get_config(arg: str | None = None):
         c.eval.every = 6
         c.checkpoint.every = 10
         c.checkpoint.keep, c.checkpoint.keep_best = 1, 0
+        c.model.matmul_precision = "bfloat16"
+        c.learner.micro_blocks = 0
     return c

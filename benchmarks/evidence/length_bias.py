@@ -33,6 +33,7 @@ def get_sweep(arg: str | None = None) -> dict:
             "small_tasks", "three_sums", sampling__completion_buckets=(48,),
             sampling__temperature=0.6,
             advantage=(dict(fn=f"group.{fn}"),), loss=(dict(surrogate=clip, aggregate=how),),
+            **arms.FAST,
         )
         for name, (fn, how) in ARMS.items()
     }  # fmt: skip

@@ -17,6 +17,6 @@ TASKS = (dict(fn="arithmetic.products"),)
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: short."""
-    found = {"grpo": arms.arm("small_tasks", "products")}
-    found |= {name: arms.arm(f"spurious_{name}", tasks=TASKS) for name in EXPECTED}
+    found = {"grpo": arms.arm("small_tasks", "products", **arms.FAST)}
+    found |= {name: arms.arm(f"spurious_{name}", tasks=TASKS, **arms.FAST) for name in EXPECTED}
     return arms.sweep(arg, found, "grpo")

@@ -25,7 +25,7 @@ def units(run: dict) -> dict[str, float]:
 
 def get_sweep(arg: str | None = None) -> dict:
     """arg: short."""
-    law = dict(sampling__top_p=0.5, learner__skip_zero_advantage=False)
+    law = dict(sampling__top_p=0.5, learner__skip_zero_advantage=False, **arms.FAST)
     found = {"top_p": arms.arm("small_tasks", "products", **law)}
     (term,) = found["top_p"]["loss"]
     fixed = (dict(term, corrections=(dict(fn="corrections.token_tis", cap=2.0),)),)

@@ -20,7 +20,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlpt.models import int8
+from rlpt.models import int8, products
 from rlpt.models.int8 import Int8
 
 Params = tp.Any  # nested dict of arrays
@@ -52,20 +52,28 @@ class LoRA:
         return tp.cast(LoRA, jax.tree.map(lambda x: x[layer], self))
 
 
-def matmul(x: jax.Array, kernel: jax.Array | Int8 | LoRA) -> jax.Array:
+def matmul(x: jax.Array, kernel: jax.Array | Int8 | LoRA, precision: str = "default") -> jax.Array:
     """x @ kernel in the dtype of x.
 
     Args:
       x: [..., in], in the compute dtype.
-      kernel: [in, out], or an Int8 or a LoRA of such.
+      kernel: [in, out], or an Int8 or a LoRA of such; uint16: the bits of bfloat16.
+      precision: bfloat16: of float32 factors rounded to it, summed in float32; else as jax does.
     Returns: [..., out].
     """
     if isinstance(kernel, LoRA):
-        a, b = kernel.a.astype(x.dtype), kernel.b.astype(x.dtype)
-        return matmul(x, kernel.base) + (x @ a) @ b * kernel.scale
-    if isinstance(kernel, Int8):
+        adapted = matmul(matmul(x, kernel.a, precision), kernel.b, precision)
+        return matmul(x, kernel.base, precision) + adapted * kernel.scale
+    rounds = precision == "bfloat16" and x.dtype == jnp.float32
+    if isinstance(kernel, Int8) and not rounds:
         return int8.matmul(x, kernel)
-    flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
+    flat = x.reshape(-1, x.shape[-1])
+    if isinstance(kernel, Int8):
+        flat = products.rounded(flat, kernel.values.astype(jnp.bfloat16)) * kernel.scale
+    else:
+        if kernel.dtype == jnp.uint16:
+            kernel = jax.lax.bitcast_convert_type(kernel, jnp.bfloat16)
+        flat = products.rounded(flat, kernel) if rounds else flat @ kernel.astype(x.dtype)
     return flat.reshape(*x.shape[:-1], -1)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlpt import sharding
-from rlpt.models import lora
+from rlpt.models import lora, products
 from rlpt.models.attention import Part, attend
 
 Params = dict[str, tp.Any]
@@ -54,6 +54,7 @@ class ModelConfig:
     max_positions: int = 8192
     # How attention is computed (`models.attention`); no part of what the model is.
     attention: str = dataclasses.field(default="auto", repr=False)
+    matmul: str = dataclasses.field(default="default", repr=False)  # or bfloat16, see `lora.matmul`
     family: str = "llama"  # for export only: HF's model_type
 
 
@@ -179,7 +180,7 @@ def project(
     cfg: ModelConfig, layer: Params, x: jax.Array, cos: jax.Array, sin: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Rotated q [..., S, H, hd], rotated k and v [..., KV, S, hd] of normed input x [..., S, D]."""
-    q, k, v = (lora.matmul(x, layer[n]) for n in "qkv")
+    q, k, v = (lora.matmul(x, layer[n], cfg.matmul) for n in "qkv")
     if cfg.qkv_bias:
         q, k, v = (
             y + layer[f"{n}_bias"].astype(y.dtype) for n, y in (("q", q), ("k", k), ("v", v))
@@ -192,14 +193,14 @@ def project(
 
 def finish_layer(cfg: ModelConfig, layer: Params, x: jax.Array, attended: jax.Array) -> jax.Array:
     """Output projection, residuals and MLP. x [..., D], attended [..., H*hd]."""
-    y = lora.matmul(attended, layer["o"])
+    y = lora.matmul(attended, layer["o"], cfg.matmul)
     x = x + (rms_norm(cfg, y, layer["post_attn_norm"]) if cfg.post_norms else y)
     y = rms_norm(cfg, x, layer["mlp_norm"])
-    gate = lora.matmul(y, layer["gate"])
+    gate = lora.matmul(y, layer["gate"], cfg.matmul)
     gate = (
         jax.nn.gelu(gate, approximate=True) if cfg.activation == "gelu_tanh" else jax.nn.silu(gate)
     )
-    y = lora.matmul(gate * lora.matmul(y, layer["up"]), layer["down"])
+    y = lora.matmul(gate * lora.matmul(y, layer["up"], cfg.matmul), layer["down"], cfg.matmul)
     return x + (rms_norm(cfg, y, layer["post_mlp_norm"]) if cfg.post_norms else y)
 
 
@@ -217,9 +218,13 @@ def head_kernel(cfg: ModelConfig, params: Params) -> jax.Array:
 
 def logits_of(cfg: ModelConfig, kernel: jax.Array, hidden: jax.Array) -> jax.Array:
     """[..., V] float32 of final hidden states [..., D] and a kernel [V, D]."""
-    out = jnp.einsum(
-        "...d,vd->...v", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
-    )
+    if cfg.matmul == "bfloat16" and hidden.dtype == jnp.float32:
+        flat = products.rounded(hidden.reshape(-1, hidden.shape[-1]), kernel, True)
+        out = flat.reshape(*hidden.shape[:-1], -1)
+    else:
+        out = jnp.einsum(
+            "...d,vd->...v", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
     return cfg.logit_softcap * jnp.tanh(out / cfg.logit_softcap) if cfg.logit_softcap else out
 
 

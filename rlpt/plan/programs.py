@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rlpt import build, generate, learner, sharding
 from rlpt import columns as columns_lib
 from rlpt.config import ConfigError
-from rlpt.models import lora, transformer
+from rlpt.models import lora, products, transformer
 from rlpt.models.transformer import ModelConfig
 from rlpt.plan import hlo
 
@@ -67,7 +67,7 @@ class Abstract:
                 "not planned, nor is what reads their columns"
             )
         self.config, self.mesh = config, mesh
-        self.model = dataclasses.replace(model, attention=config.model.attention)
+        self.model = build.model_config(config, model)
         self.chain, self.scorers = build.check(config)
         self.learner = build.make_learner(config, self.model, mesh)
         self.reads = {c for _, m in self.chain.methods for c in m.reads} | self.learner.reads()
@@ -94,21 +94,29 @@ class Abstract:
         """Parameters as the sampler has them (see `Learners.rollout_params`)."""
         dtype = jnp.dtype(self.config.sampling.dtype)
 
-        def own(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        def own(path: tp.Any, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             where = {
                 "as_trained": x.sharding,
                 "gathered": sharding.without_fsdp(x.sharding),
                 "replicated": sharding.everywhere(self.mesh),
             }[self.config.mesh.rollout]
-            return jax.ShapeDtypeStruct(x.shape, dtype, sharding=where)
+            rounded = self.rounds_kernels and products.is_kernel(path)
+            return jax.ShapeDtypeStruct(x.shape, jnp.bfloat16 if rounded else dtype, sharding=where)
 
-        trained, frozen = (jax.tree.map(own, t) for t in (self.trained, self.frozen))
+        with_path = jax.tree_util.tree_map_with_path
+        trained, frozen = (with_path(own, t) for t in (self.trained, self.frozen))
         return jax.eval_shape(self.learner.assemble, trained, frozen) if frozen else trained
+
+    @property
+    def rounds_kernels(self) -> bool:
+        """Whether the sampler has the kernels of layers in bfloat16 (`Learners.rollout_params`)."""
+        c = self.config
+        return c.model.matmul_precision == "bfloat16" and c.sampling.dtype == "float32"
 
     @property
     def shares_rollout_params(self) -> bool:
         """Whether the sampler reads the very arrays that are trained."""
-        same = self.config.sampling.dtype == "float32"
+        same = self.config.sampling.dtype == "float32" and not self.rounds_kernels
         return same and self.config.mesh.rollout == "as_trained"
 
     def array(self, shape: tp.Sequence[int], dtype: tp.Any, whole: bool = False) -> tp.Any:

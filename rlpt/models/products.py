@@ -1,0 +1,86 @@
+"""Products with weights whose factors are rounded to bfloat16 and whose sums are float32.
+
+What a TPU makes of float32 products by default, here for any backend and written out, since XLA
+ignores its precision settings on CPU.  There it pays where the processor has AMX for bfloat16 (and
+XLA hands the product to YNNPACK, which it does for bfloat16 factors with a float32 result alone):
+see benchmarks/README.md.  Activations, norms, attention and optimizer stay float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import typing as tp
+
+import jax
+import jax.numpy as jnp
+
+from rlpt.models import int8
+
+
+def _dot(x: jax.Array, y: jax.Array, of_x: int, of_y: int) -> jax.Array:
+    """Sums over axis of_x of x and of_y of y; float32."""
+    factors = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+    summed = (((of_x,), (of_y,)), ((), ()))
+    return jax.lax.dot_general(*factors, summed, preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rounded(x: jax.Array, kernel: jax.Array, turned: bool = False) -> jax.Array:
+    """x [M, in] @ kernel [in, out], or with `turned` [out, in]: [M, out] float32.
+
+    Of the gradients each is such a product too, in the dtype of what it is of.
+    """
+    return _dot(x, kernel, 1, int(turned))
+
+
+def _forward(x: jax.Array, kernel: jax.Array, turned: bool) -> tp.Any:
+    return _dot(x, kernel, 1, int(turned)), (x, kernel)
+
+
+def _backward(turned: bool, kept: tp.Any, given: jax.Array) -> tp.Any:
+    x, kernel = kept
+    to_x = _dot(given, kernel, 1, 1 - int(turned))
+    to_kernel = of_kernel(x, given)
+    to_kernel = to_kernel.T if turned else to_kernel
+    return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype)
+
+
+rounded.defvjp(_forward, _backward)
+
+
+def of_kernel(x: jax.Array, given: jax.Array) -> jax.Array:
+    """x.T @ given: the gradient [in, out] float32 of a kernel, from [M, in] and [M, out]."""
+    if jax.default_backend() != "cpu" or not jax.typeof(x).sharding.mesh.empty:
+        return _dot(x, given, 0, 0)
+    # XLA folds a transposition into the product, which is then none that YNNPACK takes, and runs
+    # at a fourth of the speed; it does not see through one in two steps, the first of them a loop,
+    # before which it does not make x anew in the order of its columns either.
+    m, k = x.shape
+    rows = math.gcd(m, 64)
+    tiles = jax.lax.map(jnp.transpose, x.reshape(m // rows, rows, k))
+    return _dot(jnp.swapaxes(tiles, 0, 1).reshape(k, m), given, 1, 0)
+
+
+def is_kernel(path: tp.Any) -> bool:
+    """Whether a path of jax.tree_util is that of a plain kernel of the layers."""
+    return bool(re.fullmatch(int8.KERNELS, jax.tree_util.keystr(path, simple=True, separator="/")))
+
+
+@functools.partial(jax.jit, static_argnames="bits")
+def round_kernels(params: tp.Any, bits: bool) -> tp.Any:
+    """Parameters with the plain kernels of the layers in bfloat16, for what only reads them.
+
+    Args:
+      bits: as uint16, which `lora.matmul` takes for it: on CPU XLA slices a layer out of bfloat16
+        by way of float32, and a token's products are then five times as slow.
+    """
+
+    def one(path: tp.Any, leaf: jax.Array) -> jax.Array:
+        if not is_kernel(path):
+            return leaf
+        leaf = leaf.astype(jnp.bfloat16)
+        return jax.lax.bitcast_convert_type(leaf, jnp.uint16) if bits else leaf
+
+    return jax.tree_util.tree_map_with_path(one, params)
