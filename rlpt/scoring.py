@@ -132,6 +132,8 @@ def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given
     kernel, *columns, raw = kept
     shards = sharding.block_cuts(columns[0])
     whole = sharding.gathered({"head": kernel}, columns[0].dtype)["head"]
+    rounds = cfg.matmul == "bfloat16" and columns[0].dtype == jnp.float32
+    turned = not (rounds and shards == chunks == 1)  # else see `products.of_kernel`
 
     def one(total: jax.Array, part: tp.Any) -> tp.Any:
         h, *rows, raw = part
@@ -144,8 +146,11 @@ def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given
         dz = dz * s
         if cfg.logit_softcap:
             dz = dz * (1.0 - jnp.square(raw / cfg.logit_softcap))
-        if cfg.matmul == "bfloat16" or h.dtype == jnp.bfloat16:  # float16 has not the range
-            dz = dz.astype(jnp.bfloat16)
+        if rounds and shards == 1:
+            total = total + products.of_kernel(*((h, dz) if turned else (dz, h)))
+            return total, (products.rounded(dz, whole), to_scale)
+        if h.dtype == jnp.bfloat16:  # float16 has not the range
+            dz = dz.astype(h.dtype)
         # [D,V], not [V,D]: on CPU this product is half as fast again with the wide factor behind.
         # A sum for each shard: the devices add theirs up once, not once a chunk.
         law, factors = "nd,nv->dv", (h, dz)
@@ -154,22 +159,18 @@ def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given
                 "snd,snv->sdv",
                 tuple(x.reshape(shards, -1, x.shape[-1]) for x in factors),
             )
-        if cfg.matmul == "bfloat16" and shards == 1:
-            total = total + products.of_kernel(*factors)
-        else:
-            total = total + jnp.einsum(law, *factors, preferred_element_type=jnp.float32)
+        total = total + jnp.einsum(law, *factors, preferred_element_type=jnp.float32)
         total = sharding.cut_blocks(total) if shards > 1 else total
-        to_hidden = jnp.einsum(
-            "nv,vd->nd", dz, whole.astype(dz.dtype), preferred_element_type=jnp.float32
-        ).astype(h.dtype)
+        to_hidden = jnp.einsum("nv,vd->nd", dz, whole.astype(h.dtype)).astype(h.dtype)
         return total, (to_hidden, to_scale)
 
-    zeros = jnp.zeros(kernel.shape[::-1], jnp.float32)
+    zeros = jnp.zeros(kernel.shape[::-1] if turned else kernel.shape, jnp.float32)
     if shards > 1:
         zeros = jnp.zeros((shards, *zeros.shape), jnp.float32)
     total, (to_hidden, to_scale) = over_chunks(one, chunks, zeros, (*columns, *given, raw))
     total = total.sum(0) if shards > 1 else total
-    return total.T.astype(kernel.dtype), to_hidden, None, to_scale
+    total = total.T if turned else total
+    return total.astype(kernel.dtype), to_hidden, None, to_scale
 
 
 _law.defvjp(_law_forward, _law_backward)

@@ -201,6 +201,20 @@ def cuts_weights(leaf: jax.Array) -> bool:
     return not mesh.empty and mesh.shape["fsdp"] > 1
 
 
+def mesh_of(x: jax.Array) -> tp.Any:
+    """The mesh that an array or tracer lives on, or None."""
+    mesh = jax.typeof(x).sharding.mesh
+    return None if mesh.empty else mesh
+
+
+def platform(x: jax.Array) -> str:
+    """What the program is compiled for: the platform of the mesh, which may not be here."""
+    mesh = mesh_of(x)
+    device = None if mesh is None else mesh.abstract_device
+    name: str = jax.default_backend() if device is None else device.platform
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
 def gathered(tree: Tree, dtype: tp.Any, prefix: str = "") -> Tree:
     """Kernels whole over fsdp, in the dtype that they are used in, and their gradients cut again.
 

@@ -26,6 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as Spec
 
+from rlpt import sharding
+
 if tp.TYPE_CHECKING:
     from rlpt.models.transformer import ModelConfig
 
@@ -87,25 +89,11 @@ def implementation(cfg: ModelConfig, q: jax.Array) -> str:
     if chosen == "auto":
         half = q.dtype in (jnp.bfloat16, jnp.float16)
         chosen = {"tpu": "splash", "gpu": "dot_product" if half else "reference"}.get(
-            _platform(q), "reference"
+            sharding.platform(q), "reference"
         )
     if q.shape[2] == 1 or (chosen == "dot_product" and cfg.attn_softcap):
         return "reference"
     return chosen
-
-
-def _mesh(x: jax.Array) -> tp.Any:
-    """The mesh that an array or tracer lives on, or None."""
-    mesh = jax.typeof(x).sharding.mesh
-    return None if mesh.empty else mesh
-
-
-def _platform(x: jax.Array) -> str:
-    """What the program is compiled for: the platform of the mesh, which may not be here."""
-    mesh = _mesh(x)
-    device = None if mesh is None else mesh.abstract_device
-    platform: str = jax.default_backend() if device is None else device.platform
-    return "gpu" if platform in ("cuda", "rocm") else platform
 
 
 def _scaled(cfg: ModelConfig, q: jax.Array) -> jax.Array:
@@ -189,7 +177,7 @@ def _dot_product(
     (Two calls joined by their log-sum-exp would share the keys, but cuDNN rounds it to bfloat16.)
     """
     p, g, s, h, hd = q.shape
-    cudnn = _platform(q) == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16)
+    cudnn = sharding.platform(q) == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16)
 
     def rows(name: str) -> jax.Array:
         """[P*G, ...] of all parts, side by side along S'."""
@@ -252,7 +240,7 @@ def _splash(
     segment = jnp.concatenate(segments, 1)
     segment = jnp.pad(segment, ((0, 0), (0, -segment.shape[1] % block_k)))
 
-    mesh = _mesh(q)
+    mesh = sharding.mesh_of(q)
     cut = {} if mesh is None else mesh.shape
     over = tuple(a for a in _BATCH_AXES if cut.get(a, 1) > 1)
     if p % math.prod(cut[a] for a in over):
@@ -260,7 +248,7 @@ def _splash(
     heads = cut.get("model", 1)
     if cfg.num_kv_heads % heads:  # every device of the axis then works on all heads
         heads = 1
-    interpret = _platform(q) != "tpu"
+    interpret = sharding.platform(q) != "tpu"
 
     def run(width: int, *args: jax.Array) -> jax.Array:
         kernel = _kernel(

@@ -1,29 +1,51 @@
 """Products with weights whose factors are rounded to bfloat16 and whose sums are float32.
 
 What a TPU makes of float32 products by default, here for any backend and written out, since XLA
-ignores its precision settings on CPU.  There it pays where the processor has AMX for bfloat16 (and
-XLA hands the product to YNNPACK, which it does for bfloat16 factors with a float32 result alone):
-see benchmarks/README.md.  Activations, norms, attention and optimizer stay float32.
+ignores its precision settings on CPU.  There it pays where the processor has AMX for bfloat16
+(benchmarks/README.md); elsewhere it has the same values at the speed of float32.  Activations,
+norms, attention and optimizer stay float32.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import pathlib
 import re
 import typing as tp
 
 import jax
 import jax.numpy as jnp
 
+from rlpt import sharding
 from rlpt.models import int8
+
+
+@functools.cache
+def _amx() -> bool:
+    """Whether this machine's processor multiplies tiles of bfloat16."""
+    found = pathlib.Path("/proc/cpuinfo")
+    return found.exists() and "amx_bf16" in found.read_text()
+
+
+def _multiplies_bfloat16(x: jax.Array) -> bool:
+    """Whether XLA is given factors in bfloat16, or rounded ones in float32 (the same values).
+
+    XLA for CPU runs such products, with a float32 result, by YNNPACK alone: where that does not
+    take them, as with most optimizations off, they raise UNIMPLEMENTED when they are run.
+    """
+    if sharding.platform(x) != "cpu":
+        return True
+    return _amx() and not jax.config.values["jax_disable_most_optimizations"]
 
 
 def _dot(x: jax.Array, y: jax.Array, of_x: int, of_y: int) -> jax.Array:
     """Sums over axis of_x of x and of_y of y; float32."""
-    factors = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+    x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+    if not _multiplies_bfloat16(x):  # two casts would be removed as excess precision
+        x, y = (jax.lax.reduce_precision(z.astype(jnp.float32), 8, 7) for z in (x, y))
     summed = (((of_x,), (of_y,)), ((), ()))
-    return jax.lax.dot_general(*factors, summed, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(x, y, summed, preferred_element_type=jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -42,8 +64,7 @@ def _forward(x: jax.Array, kernel: jax.Array, turned: bool) -> tp.Any:
 def _backward(turned: bool, kept: tp.Any, given: jax.Array) -> tp.Any:
     x, kernel = kept
     to_x = _dot(given, kernel, 1, 1 - int(turned))
-    to_kernel = of_kernel(x, given)
-    to_kernel = to_kernel.T if turned else to_kernel
+    to_kernel = of_kernel(given, x) if turned else of_kernel(x, given)
     return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype)
 
 
@@ -51,14 +72,18 @@ rounded.defvjp(_forward, _backward)
 
 
 def of_kernel(x: jax.Array, given: jax.Array) -> jax.Array:
-    """x.T @ given: the gradient [in, out] float32 of a kernel, from [M, in] and [M, out]."""
-    if jax.default_backend() != "cpu" or not jax.typeof(x).sharding.mesh.empty:
+    """x.T @ given: the gradient [in, out] float32 of a kernel, from [M, in] and [M, out].
+
+    Not to be transposed: XLA folds that into the product, which YNNPACK then does not take.
+    """
+    if sharding.platform(x) != "cpu" or sharding.mesh_of(x) is not None:
         return _dot(x, given, 0, 0)
     # XLA folds a transposition into the product, which is then none that YNNPACK takes, and runs
     # at a fourth of the speed; it does not see through one in two steps, the first of them a loop,
     # before which it does not make x anew in the order of its columns either.
     m, k = x.shape
     rows = math.gcd(m, 64)
+    rows = max(rows // 2, 1) if rows == m else rows  # a loop of one round is none
     tiles = jax.lax.map(jnp.transpose, x.reshape(m // rows, rows, k))
     return _dot(jnp.swapaxes(tiles, 0, 1).reshape(k, m), given, 1, 0)
 
