@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks.evidence import arms, figures, ledger, queue, rerun
+from benchmarks.evidence import arms, claims, effects, figures, ledger, queue, rerun
 from rlpt import build, sweep
 
 
@@ -111,9 +111,9 @@ def test_a_picture_shows_estimates_beside_the_true_rates():
 
     found = {"arms": {"stratified": {"0": run(0.0), "1": run(0.2)}, "none": {}}}
     registered = {"INJECT": {"fp_rate": (0.4, 0.0)}, "MEASURE": "pass@4"}
-    effect = {"stratified": ledger.Effect(0.2, 0.1, 0.4, "above: reproduced")}
+    effect = {"stratified": claims.Effect(0.2, 0.1, 0.4, "above: reproduced")}
     found["baseline"] = "none"
-    figure = figures.one(ledger.Claim("form", registered, found, {}, effect))
+    figure = figures.one(claims.Claim("form", registered, found, {}, effect))
     training, solved, rates, effects = figure.axes
     assert list(training.lines[0].get_ydata()) == [0.0, 0.25]
     assert [line.get_label() for line in solved.lines] == ["before", "stratified"]
@@ -171,7 +171,7 @@ def test_entropy_of_what_is_sampled(tmp_path):
 
 
 def test_a_claim_does_not_count_where_clean_rewards_teach_little(monkeypatch, tmp_path):
-    monkeypatch.setattr(ledger, "RESULTS", tmp_path)
+    monkeypatch.setattr(claims, "RESULTS", tmp_path)
 
     def run(after):
         one = {"pass@1": after, "samples": 8, "correct": {"a": round(8 * after), "b": 8}}
@@ -182,8 +182,8 @@ def test_a_claim_does_not_count_where_clean_rewards_teach_little(monkeypatch, tm
         found = {name: {"0": of} for name, of in found.items()}
         whole = {"arms": found, "baseline": "uncorrected", "seeds": [0, 1, 2]}
         (tmp_path / "noise_uniform.json").write_text(json.dumps(whole))
-        effects = ledger.load("noise_uniform").effects
-        assert effects["backward"].verdict == f"same: {said}"
+        judged = claims.load("noise_uniform").effects
+        assert judged["backward"].verdict == f"same: {said}"
 
 
 def test_a_rerun_names_what_differs():
@@ -217,11 +217,11 @@ def run_of(correct, samples=8):
 
 
 def test_pass_at_k_of_a_run():
-    assert ledger.solved(run_of([0, 2, 8, 5]), "pass@1") == pytest.approx(
+    assert effects.solved(run_of([0, 2, 8, 5]), "pass@1") == pytest.approx(
         {"0": 0, "1": 0.25, "2": 1, "3": 0.625}
     )
     # 1 - C(2,2)/C(4,2), 1 - C(3,2)/C(4,2)
-    assert ledger.solved(run_of([2, 1], 4), "pass@2") == pytest.approx({"0": 5 / 6, "1": 0.5})
+    assert effects.solved(run_of([2, 1], 4), "pass@2") == pytest.approx({"0": 5 / 6, "1": 0.5})
 
 
 def test_intervals_are_of_paired_differences():
@@ -229,19 +229,19 @@ def test_intervals_are_of_paired_differences():
     hard = draws.integers(0, 6, (3, 30))  # prompts differ much more than the arms do
     base = {str(s): run_of(c) for s, c in enumerate(hard)}
     arm = {str(s): run_of(c + 2) for s, c in enumerate(hard)}
-    solved = lambda runs: {s: ledger.solved(run, "pass@1") for s, run in runs.items()}  # noqa: E731
-    mean, low, high = ledger.difference(solved(arm), solved(base))
+    solved = lambda runs: {s: effects.solved(run, "pass@1") for s, run in runs.items()}  # noqa: E731
+    mean, low, high = effects.difference(solved(arm), solved(base))
     assert (mean, low, high) == pytest.approx((0.25, 0.25, 0.25))
-    mean, low, high = ledger.difference(solved(arm), solved(base), paired=False)
+    mean, low, high = effects.difference(solved(arm), solved(base), paired=False)
     assert mean == pytest.approx(0.25) and low < 0.22 and high > 0.28
     kinds = {"0": [{"a": 1.0, "b": 0.5}, {"c": 0.0}]}, {"0": [{"x": 0.25}, {"y": 0.0, "z": 0.5}]}
-    assert ledger.mean_of(kinds[0]["0"]) == pytest.approx(0.375)
-    mean, low, high = ledger.difference(*kinds, paired=False)
+    assert effects.mean_of(kinds[0]["0"]) == pytest.approx(0.375)
+    mean, low, high = effects.difference(*kinds, paired=False)
     assert mean == pytest.approx(0.375 - 0.25) and low >= 0 - 0.125 and high <= 0.5 - 0.125
     with pytest.raises(ValueError, match="without units"):
-        ledger.mean_of([{}, {"a": 1.0}])
+        effects.mean_of([{}, {"a": 1.0}])
     other = {str(s): run_of(draws.permutation(c)) for s, c in enumerate(hard)}
-    mean, low, high = ledger.difference(solved(other), solved(base))
+    mean, low, high = effects.difference(solved(other), solved(base))
     assert mean == pytest.approx(0) and low < -0.03 and high > 0.03
 
 
@@ -259,19 +259,19 @@ def test_intervals_are_of_paired_differences():
     ],
 )
 def test_verdicts(expected, low, high, verdict):
-    assert ledger.verdict(expected, low, high) == verdict
+    assert effects.verdict(expected, low, high) == verdict
 
 
 def test_intervals_over_seeds_cover_what_is_true(monkeypatch):
     """Prompts are drawn once for all seeds: drawn in each of them, 82 % of the intervals cover."""
-    monkeypatch.setattr(ledger, "DRAWS", 300)
+    monkeypatch.setattr(effects, "DRAWS", 300)
     draws, prompts, trials, covered = np.random.default_rng(1), 48, 400, 0
     for _ in range(trials):
         of_prompt, of_seed = draws.normal(0, 0.15, prompts), draws.normal(0, 0.04, (3, 1))
         effect = of_prompt + of_seed + draws.normal(0, 0.12, (3, prompts))
         arm = {str(s): {str(p): x for p, x in enumerate(row)} for s, row in enumerate(effect)}
         base = {s: dict.fromkeys(own, 0.0) for s, own in arm.items()}
-        mean, low, high = ledger.difference(arm, base)
+        mean, low, high = effects.difference(arm, base)
         assert mean == pytest.approx(effect.mean())
         covered += low <= 0 <= high
     assert covered / trials > 0.88
@@ -280,10 +280,10 @@ def test_intervals_over_seeds_cover_what_is_true(monkeypatch):
 def test_students_interval_is_of_the_means_of_runs():
     base = {str(s): {"a": 0.0, "b": 0.5} for s in range(3)}
     arm = {str(s): {"a": 0.1 * s, "b": 0.5 + 0.1 * s} for s in range(3)}
-    mean, low, high = ledger.over_runs(arm, base)
+    mean, low, high = effects.over_runs(arm, base)
     half = 4.3027 * 0.1 / 3**0.5  # t of 0.975 with 2 degrees of freedom
     assert (mean, low, high) == pytest.approx((0.1, 0.1 - half, 0.1 + half), abs=1e-4)
-    mean, low, high = ledger.over_runs({"2": arm["2"]}, base)
+    mean, low, high = effects.over_runs({"2": arm["2"]}, base)
     assert mean == pytest.approx(0.2) and np.isnan([low, high]).all(), "one run has no interval"
 
 
@@ -310,16 +310,17 @@ CLAIM = "it works"
 @pytest.fixture
 def loaded(monkeypatch, tmp_path):
     """Loads a claim of the text of a file and {arm: [the run of each seed]}."""
-    monkeypatch.setattr(ledger, "DRAWS", 200)
-    monkeypatch.setattr(ledger, "RESULTS", tmp_path)
-    monkeypatch.setattr(ledger, "source", lambda name: str(tmp_path / f"{name}.py"))
+    monkeypatch.setattr(effects, "DRAWS", 200)
+    monkeypatch.setattr(claims, "RESULTS", tmp_path)
+    for module in (claims, ledger):
+        monkeypatch.setattr(module, "source", lambda name: str(tmp_path / f"{name}.py"))
 
     def load(text, found, seeds=1):
         (tmp_path / "form.py").write_text(f"{HEAD}{text}")
         found = {a: {str(s): run for s, run in enumerate(runs)} for a, runs in found.items()}
         whole = {"arms": found, "baseline": next(iter(found)), "seeds": list(range(seeds))}
         (tmp_path / "form.json").write_text(json.dumps(whole))
-        return ledger.load("form")
+        return claims.load("form")
 
     return load
 
@@ -422,15 +423,15 @@ def test_wide_intervals_owe_two_seeds_more(loaded):
     base = [finished(0.5)] * 3
     wide = [finished(share) for share in (0.125, 0.5, 1.0)]
     claim = loaded(text, {"a": base, "b": wide, "c": wide}, seeds=3)
-    assert ledger.owed(claim) == ["b"], "of c nothing is registered"
+    assert claims.owed(claim) == ["b"], "of c nothing is registered"
     page = "\n".join(ledger.section(claim))
     assert "form owes seeds 3 and 4: its interval of b contains 0 and reaches beyond ±0.15." in page
     assert "| minus a, Student's t over seeds |  | +0.042 [-1.049, +1.132] |" in page
-    assert ledger.owed(loaded(text, {"a": base, "b": [finished(0.75)] * 3}, seeds=3)) == []
+    assert claims.owed(loaded(text, {"a": base, "b": [finished(0.75)] * 3}, seeds=3)) == []
     five = {"a": base + base[:2], "b": wide + wide[:2]}
-    assert ledger.owed(loaded(text, five, seeds=5)) == [], "they were run"
-    assert ledger.owed(loaded(text, {"a": base[:1], "b": wide[:1]})) == []
-    assert ledger.owed(loaded(text, {"a": base, "b": wide[:2]}, seeds=3)) == [], "not yet"
+    assert claims.owed(loaded(text, five, seeds=5)) == [], "they were run"
+    assert claims.owed(loaded(text, {"a": base[:1], "b": wide[:1]})) == []
+    assert claims.owed(loaded(text, {"a": base, "b": wide[:2]}, seeds=3)) == [], "not yet"
 
 
 def test_seeds_that_never_reach_half_of_the_gain_are_counted(loaded):
@@ -469,14 +470,14 @@ def test_pictures_and_tables_take_the_verdicts_that_there_are(loaded):
 
 
 def test_effects_of_other_units_have_a_panel_of_their_own():
-    effect = ledger.Effect(0.2, 0.1, 0.4, "above: reproduced")
-    tokens = ledger.Effect(-9.0, float("nan"), float("nan"), f"below: {ledger.ONE_RUN}")
-    claims = [
-        ledger.Claim("x", {}, {"arms": {}}, {}, {"b": effect, "c": effect._replace(verdict="")}),
-        ledger.Claim("y", {"UNIT": "tokens"}, {"arms": {}}, {}, {"b": tokens}),
-        ledger.Claim("z", {}, {"arms": {}}, {}, {"b": effect}),
+    effect = claims.Effect(0.2, 0.1, 0.4, "above: reproduced")
+    tokens = claims.Effect(-9.0, float("nan"), float("nan"), f"below: {claims.ONE_RUN}")
+    three = [
+        claims.Claim("x", {}, {"arms": {}}, {}, {"b": effect, "c": effect._replace(verdict="")}),
+        claims.Claim("y", {"UNIT": "tokens"}, {"arms": {}}, {}, {"b": tokens}),
+        claims.Claim("z", {}, {"arms": {}}, {}, {"b": effect}),
     ]
-    figure = figures.every_effect(claims)
+    figure = figures.every_effect(three)
     labels = [[t.get_text() for t in axes.get_yticklabels()] for axes in figure.axes]
     assert labels == [["x: b", "z: b"], ["y: b"]]
     assert [axes.get_title().rpartition(", ")[2] for axes in figure.axes] == ["shares", "tokens"]

@@ -14,7 +14,8 @@ import numpy as np
 from rlpt.report.curves import COLOURS, REWARD, band
 
 if tp.TYPE_CHECKING:
-    from benchmarks.evidence.ledger import Claim, Effect, Json
+    from benchmarks.evidence.claims import Claim, Effect
+    from benchmarks.evidence.effects import Json
 SMOOTH = 5  # steps
 PANELS = 3  # of verdicts, at most
 STYLES = ("-", "--", ":")
