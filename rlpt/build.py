@@ -68,6 +68,14 @@ def make_learner(config: tp.Any, model: ModelConfig, mesh: tp.Any = None) -> lea
     )
 
 
+def set_matmul_precision(config: tp.Any) -> None:
+    """Tells jax of config.model.matmul_precision; bfloat16 is the model's own."""
+    own = config.model.matmul_precision
+    jax.config.update(
+        "jax_default_matmul_precision", None if own in ("default", "bfloat16") else own
+    )
+
+
 def model_config(config: tp.Any, model: ModelConfig) -> ModelConfig:
     """The model as config.model computes it."""
     how = "bfloat16" if config.model.matmul_precision == "bfloat16" else "default"

@@ -22,7 +22,7 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import build, checkpoint, metrics, records, results, settings, statistics
+from rlpt import build, checkpoint, learners, metrics, records, results, settings, statistics
 from rlpt import config as config_lib
 from rlpt import tools as tools_lib
 from rlpt.endpoint import Completion, Endpoint
@@ -265,7 +265,8 @@ def evaluate_source(
         none is kept.  What a server has behind a model's name cannot be hashed: its name is.
       api_key_env: environment variable with the server's key.
     Returns: as `evaluate`, with all measures; intervals {measure: [low, high]} by the bootstrap
-      over prompts, which `interval` describes; with a confidence verifier calibration
+      over prompts, which `interval` describes; too_long, the number of prompts that do not fit,
+      if any; with a confidence verifier calibration
       (`statistics.calibration`, over the completions that state one; and `unstated`); key; and
       per_prompt with the whole rows of `judge`.
     Raises: FileNotFoundError, endpoint.EndpointError; ValueError for settings.
@@ -277,7 +278,7 @@ def evaluate_source(
     _, prompts = build.load_tasks(config)
     _check(prompts)
     counted = verifiers_base.counted_names(config.verifiers)
-    blocks = config.eval.blocks or config.rollout.prompts
+    blocks, too_long = config.eval.blocks or config.rollout.prompts, 0
     with contextlib.ExitStack() as stack:
         # before jax is used, as the pool asks for
         pool = stack.enter_context(
@@ -296,9 +297,14 @@ def evaluate_source(
             model = f"{model_name} at {source}"
         else:
             tools, model = _load(config, source, pool)
-            prompts, _ = filter_long(
+            prompts, too_long = filter_long(
                 prompts, lambda p: len(tools.encode(p)), tools.max_prompt, config.too_long
             )
+            if too_long:
+                records.say(
+                    f"{too_long} held-out prompts of more than {tools.max_prompt} tokens are left "
+                    "out: raise config.sampling.prompt_buckets to have them"
+                )
             complete = None if plain else build.completion_of(config)
             sampler = Local(tools, blocks, complete)
         key = evaluation_key(config, model, prompts)
@@ -330,6 +336,8 @@ def evaluate_source(
         f"{statistics.LEVEL:.0%} percentile bootstrap over prompts, "
         f"{statistics.RESAMPLES} resamples, seed 0"
     )
+    if too_long:
+        result["too_long"] = too_long
     for spec in config.verifiers:
         if spec["fn"] == CONFIDENCE and config.eval.samples:
             result["calibration"] = results.calibration(rows, spec["name"])
@@ -357,14 +365,16 @@ def _load(config: tp.Any, source: str, pool: VerifierPool) -> tuple[tools_lib.To
     from rlpt.policy import load_policy
 
     loaded = load_policy(source)
+    build.set_matmul_precision(config)
     tools = tools_lib.Tools(
-        loaded.config, loaded.tokenizer, pool, config.sampling,
+        build.model_config(config, loaded.config), loaded.tokenizer, pool, config.sampling,
         settings.missing_by_verifier(config), [v["name"] for v in config.verifiers],
         jax.random.key(config.seed),
     )  # fmt: skip
-    tools.params = jax.tree.map(jnp.asarray, loaded.params)
+    params = jax.tree.map(jnp.asarray, loaded.params)
+    tools.params = learners.sampler_weights(config, params)
     parts = [repr(loaded.config), loaded.tokenizer.fingerprint()]
-    return tools, checkpoint.fingerprint([*parts, checkpoint.tree_fingerprint(tools.params)])
+    return tools, checkpoint.fingerprint([*parts, checkpoint.tree_fingerprint(params)])
 
 
 def evaluation_key(
@@ -382,7 +392,8 @@ def evaluation_key(
         "model": model,
         "task": checkpoint.fingerprint([json.loads(json.dumps(vars(p))) for p in prompts]),
         "settings": checkpoint.fingerprint(
-            [settings[k] for k in ("seed", "verifiers", "sampling", "pool")] + [evaluation]
+            [settings[k] for k in ("seed", "verifiers", "sampling", "pool")]
+            + [evaluation, settings["model"]["matmul_precision"]]
         ),
         "code": {name: _code(name) for name in sorted({"rlpt"} | elsewhere)},
         "versions": build.versions(),

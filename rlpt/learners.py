@@ -119,7 +119,6 @@ class Learners:
                     trained = scoring.value_params(trained)
             self.states[name] = learner.place(learner.init(trained))
             trained = None
-        self._dtype = jnp.dtype(config.sampling.dtype)
         self._frozen_rollout = self._for_rollout(self.frozen)
         self._score = jax.jit(
             lambda params, table, numbers: score_columns(
@@ -167,13 +166,7 @@ class Learners:
         """In the sampler's dtype and layout; the same arrays where these are the update's."""
         if params is None:
             return None
-        if self.config.sampling.weights == "int8":
-            params = int8.quantise(params)
-        if self._dtype != jnp.float32:
-            params = _cast(params, self._dtype)
-        elif self.config.model.matmul_precision == "bfloat16":  # once, not at every token
-            bits = self.mesh is None and jax.default_backend() == "cpu"
-            params = products.round_kernels(params, bits)
+        params = sampler_weights(self.config, params, self.mesh)
         if self.config.mesh.rollout == "replicated" and self.mesh is not None:
             params = sharding.replicate(params, self.mesh)
         if self.config.mesh.rollout == "gathered" and self.mesh is not None:
@@ -277,3 +270,15 @@ def _cast(params: Params, dtype: tp.Any) -> Params:
     """Int8 kernels stay as they are."""
     keep = int8.is_int8
     return jax.tree.map(lambda x: x if keep(x) else x.astype(dtype), params, is_leaf=keep)
+
+
+def sampler_weights(config: tp.Any, params: Params, mesh: tp.Any = None) -> Params:
+    """As config.sampling and config.model.matmul_precision have the sampler's."""
+    if config.sampling.weights == "int8":
+        params = int8.quantise(params)
+    if (dtype := jnp.dtype(config.sampling.dtype)) != jnp.float32:
+        return _cast(params, dtype)
+    if config.model.matmul_precision == "bfloat16":  # once, not at every token
+        bits = mesh is None and jax.default_backend() == "cpu"
+        params = products.round_kernels(params, bits)
+    return params

@@ -117,9 +117,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             raise ValueError("train: got no workdir, expected one that all processes share")
         workdir = tempfile.mkdtemp(prefix="rlpt-")
     jax.config.update("jax_compilation_cache_dir", compilation_cache())
-    precision = config.model.matmul_precision
-    own = None if precision in ("default", "bfloat16") else precision  # bfloat16: the model's
-    jax.config.update("jax_default_matmul_precision", own)
+    build.set_matmul_precision(config)
     compilations = count_compilations()
 
     with (

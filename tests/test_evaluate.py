@@ -240,6 +240,34 @@ def whole(tmp_path_factory):
     return evaluate.evaluate_source(small(), "toy", cache=tmp_path_factory.mktemp("whole"))
 
 
+def test_prompts_that_do_not_fit_are_counted(capsys):
+    tasks = (dict(fn="arithmetic.sums", low=8, high=12),)  # of one digit and of two
+    config = toy(tasks=tasks, eval__prompts=0, eval__samples=1)
+    _, prompts = build.load_tasks(config)
+    tools, _ = evaluate._load(config, "toy", None)
+    lengths = sorted(len(tools.encode(p)) for p in prompts)
+    fit = lengths.index(lengths[-1])
+    assert 0 < fit < len(prompts)
+    config.sampling.prompt_buckets = (lengths[-1] - 1,)
+    result = evaluate.evaluate_source(config, "toy")
+    left_out = len(prompts) - fit
+    assert (result["prompts"], result["too_long"]) == (fit, left_out)
+    assert f"{left_out} held-out prompts of more than" in "".join(capsys.readouterr())
+
+
+def test_what_is_evaluated_is_computed_as_the_config_says():
+    def dtypes(**changes):
+        tools, _ = evaluate._load(small(**changes), "toy", None)
+        return tools.model.matmul, tools.params["layers"]["q"]
+
+    matmul, exact = dtypes()
+    assert matmul == "default" and exact.dtype == np.float32
+    matmul, bits = dtypes(model__matmul_precision="bfloat16")
+    assert matmul == "bfloat16" and bits.dtype == np.uint16
+    _, small_kernel = dtypes(sampling__weights="int8")
+    assert small_kernel.values.dtype == np.int8
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Prompts that were judged, batch by batch; `calls.stop_at` interrupts before that batch."""
