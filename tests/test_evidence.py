@@ -74,6 +74,7 @@ def test_seeds_that_were_run_elsewhere_are_kept_and_not_run_again(monkeypatch, t
     assert list(dirs["a"]) == ["0", "1"] and known()["seeds"] == [0, 1]
     assert left(tmp_path / "third/form") == [3], "b of seed 1 alone is nowhere"
     assert left(tmp_path / "third/form", again=True) == [0, 2, 1, 3]
+    assert left(tmp_path / "third/form", again=True, seeds=[1]) == [1, 3]
     assert left(other, again=True) == [1, 3], "what is finished there is not run again"
 
     for change, said in (

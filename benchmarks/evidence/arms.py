@@ -11,7 +11,9 @@ BASE = "configs/quickstart.py"  # the config of such a sweep, of which its arms 
 SEEDS = (0, 1, 2)  # of the claims 1 to 3
 MORE = (3, 4)  # two seeds more, for the claims of which docs/evidence.md says that they owe them
 # A step is twice as fast on a core with AMX; of the claims that had no run before this was there.
-FAST = dict(model__matmul_precision="bfloat16", learner__micro_blocks=0)
+FAST = dict(
+    model__matmul_precision="bfloat16", learner__micro_blocks=0, checkpoint__every=1000
+)  # fmt: skip
 OWED: tuple[str, ...] = ()  # their names, as in queue.CLAIMS
 
 

@@ -3,6 +3,7 @@
   python -m benchmarks.evidence.queue                      all of them, in the order of CLAIMS
   python -m benchmarks.evidence.queue --minutes 60 --only noise_form
   python -m benchmarks.evidence.queue --jobs 2             two at a time, each on its own cores
+  python -m benchmarks.evidence.queue --seed 0             one seed of each claim
   python -m benchmarks.evidence.queue --dry-run            what is missing
   python -m benchmarks.evidence.queue --again --out DIR    also what benchmarks/results/ has
 
@@ -173,16 +174,23 @@ class Missing(tp.NamedTuple):
 
 
 def missing(
-    claims: tp.Iterable[str], out: pathlib.Path, again: bool = False
+    claims: tp.Iterable[str],
+    out: pathlib.Path,
+    again: bool = False,
+    seeds: tp.Container[int] | None = None,
 ) -> tp.Iterator[Missing]:
     """The runs that are not finished, in the order in which they are to be run.
 
-    Args: again: also those that benchmarks/results/ has, unless they are finished under `out`.
+    Args:
+      again: also those that benchmarks/results/ has, unless they are finished under `out`.
+      seeds: only these.
     """
     for claim in claims:
         found = sweep.load_sweep(source(claim))
         known = committed(claim, found)  # of another sweep: said before anything is run
         for run in sorted(found.runs, key=lambda r: (r.seed, r.index)):
+            if seeds is not None and run.seed not in seeds:
+                continue
             done = not again and str(run.seed) in known.get(run.setting, {})
             if not done and not sweep.summary_of(out / claim, run):
                 yield Missing(claim, found, out / claim, run)
@@ -238,11 +246,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--only", action="append", choices=list(CLAIMS))
+    parser.add_argument("--seed", type=int, action="append")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "runs/evidence")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--again", action="store_true", help="also runs whose figures are there")
     args = parser.parse_args()
-    todo = missing(args.only or CLAIMS, args.out, args.again)
+    todo = missing(args.only or CLAIMS, args.out, args.again, args.seed)
     if args.dry_run:
         print(*todo, sep="\n")
         return
