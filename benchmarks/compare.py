@@ -8,6 +8,9 @@ flags of step.py and prints one JSON object of the same keys at its end.  For --
 keys are translated: --num-generations for --group, --num-iterations for --mu; --cpus threads and
 an untied head are asked for, and its nested report is read.  What follows `--` goes to both.
 
+--peer rlpt is step.py itself: --ours=--precision=bfloat16 and the like then go to our side alone,
+so that a setting is compared with its default.
+
 Every run is a process of its own, on the same --cpus.  A figure is the median over the rounds of a
 run's median, and the minimum over the rounds of its minimum; a ratio is the peer's over ours, above
 1 where we take less.  Wall time means something on a machine that does nothing else: the load at
@@ -45,19 +48,23 @@ def parse(argv: collections.abc.Sequence[str] | None = None) -> argparse.Namespa
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peer", default="tunix", choices=("tunix", "trl"))
-    parser.add_argument("--peer-python", required=True, help="interpreter that has the peer")
-    parser.add_argument("--peer-script", required=True, help="program that runs the peer's step")
+    parser.add_argument("--peer", default="tunix", choices=("tunix", "trl", "rlpt"))
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter with the peer")
+    parser.add_argument("--peer-script", default=str(OURS), help="program that runs its step")
+    parser.add_argument("--ours", action="append", default=[], help="a flag for our side alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpus", type=int, default=2, help="both are held to so many (2)")
     parser.add_argument("--json", help="also write everything here")
     parser.add_argument("shape", nargs="*", help="flags of step.py, after --")
-    return parser.parse_args(argv)
+    a = parser.parse_args(argv)
+    if a.peer != "rlpt" and a.peer_script == str(OURS):
+        parser.error(f"--peer {a.peer}: got no --peer-script, expected the peer's own program")
+    return a
 
 
 def peer_flags(peer: str, shape: collections.abc.Sequence[str], cpus: int) -> list[str]:
     """The flags of step.py in the peer's words."""
-    if peer == "tunix":
+    if peer in ("tunix", "rlpt"):
         return list(shape)
     renamed = {"--group": "--num-generations", "--mu": "--num-iterations"}
     return [renamed.get(x, x) for x in shape] + ["--tie", "0", "--threads", str(cpus)]
@@ -140,7 +147,7 @@ def main(argv: collections.abc.Sequence[str] | None = None) -> None:
     a = parse(argv)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: a.cpus])  # the children inherit it
     commands = {
-        "ours": [sys.executable, str(OURS), *a.shape],
+        "ours": [sys.executable, str(OURS), *a.shape, *a.ours],
         "peer": [a.peer_python, a.peer_script, *peer_flags(a.peer, a.shape, a.cpus)],
     }
     runs: dict[str, list[Report]] = {who: [] for who in commands}
@@ -160,7 +167,8 @@ def main(argv: collections.abc.Sequence[str] | None = None) -> None:
             report.pop("path", None)  # where Tunix is installed says nothing
         machine = {"processor": platform.machine(), "cpus": len(os.sched_getaffinity(0))}
         result = {
-            "peer": a.peer, "flags": a.shape, "machine": machine, "summary": summary, "runs": runs
+            "peer": a.peer, "flags": a.shape, "ours": a.ours, "machine": machine,
+            "summary": summary, "runs": runs,
         }  # fmt: skip
         pathlib.Path(a.json).write_text(json.dumps(result, indent=1) + "\n")
 

@@ -75,6 +75,9 @@ def parse(argv: collections.abc.Sequence[str] | None = None) -> argparse.Namespa
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} ({default})")
     parser.add_argument("--beta", type=float, default=0.0, help="KL coefficient; > 0: a reference")
     parser.add_argument("--dtype", default="float32", help="compute dtype, also bfloat16 (float32)")
+    parser.add_argument(
+        "--precision", default="default", help="model.matmul_precision, such as bfloat16 (default)"
+    )
     parser.add_argument("--remat", default="dots", help="none, dots or full (dots)")
     a = parser.parse_args(argv)
     a.head_dim = a.head_dim or a.d_model // a.heads
@@ -93,6 +96,7 @@ def config_of(a: argparse.Namespace) -> tp.Any:
     c = rlpt.config.default()
     c.seed, c.steps = a.seed, a.steps
     c.model.dtype = c.sampling.dtype = a.dtype
+    c.model.matmul_precision = a.precision
     c.model.remat, c.model.logits_chunk = a.remat, a.logits_chunk
     c.verifiers = (dict(fn="pattern.regex", name="even", pattern="[02468]$"),)
     c.rollout.prompts, c.rollout.group = a.prompts, a.group
@@ -170,18 +174,20 @@ def measure(a: argparse.Namespace) -> dict[str, tp.Any]:
     import_mb, load = peak_mb(), os.getloadavg()
     heap.tune()
     config = config_of(a)
+    build.set_matmul_precision(config)
     chain, scorers = build.check(config)
     loaded, root = random_model(a), jax.random.key(a.seed)
+    model = build.model_config(config, loaded.config)
     stream = Stream([Source("random", random_prompts(a))], a.seed)
     n_params = sum(x.size for x in jax.tree.leaves(loaded.params))
     verifiers = tuple(dict(v) for v in config.verifiers)
     with VerifierPool(verifiers, **config.pool.to_dict()) as pool:
         tools = TimedTools(
-            loaded.config, loaded.tokenizer, pool, config.sampling, config.missing,
+            model, loaded.tokenizer, pool, config.sampling, config.missing,
             [v["name"] for v in verifiers], root,
         )  # fmt: skip
         learners = learners_lib.Learners(
-            config, build.make_learners(config, loaded.config), scorers, loaded,
+            config, build.make_learners(config, model), scorers, loaded,
             {c for _, m in chain.methods for c in m.reads}, root,
         )  # fmt: skip
         del loaded
@@ -219,8 +225,9 @@ def measure(a: argparse.Namespace) -> dict[str, tp.Any]:
     return {
         "rlpt": rlpt.__version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind,
         "cpus": len(os.sched_getaffinity(0)), "load": [round(x, 1) for x in load],
-        "params": n_params, "dtype": a.dtype, "rows": rows, "prompt": a.prompt_len,
-        "completion": a.completion_len, "vocab": a.vocab, "beta": a.beta, "mu": a.mu,
+        "params": n_params, "dtype": a.dtype, "precision": a.precision, "rows": rows,
+        "prompt": a.prompt_len, "completion": a.completion_len, "vocab": a.vocab,
+        "beta": a.beta, "mu": a.mu,
         "steps_timed": len(counted),
         "sec_per_step": median("step"), "rollout_s": median("generate"),
         "reward_s": median("verify"), "old_ref_logps_s": median("prepare"),

@@ -28,7 +28,8 @@ import json, sys
 shape = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 print("a line of the peer's own")
 print(json.dumps(dict(params={PARAMS}, sec_per_step=1e6, sec_per_step_min=1e6, path="secret",
-                      max_rss_mb=int(shape["--prompt-len"]))))
+                      max_rss_mb=int(shape["--prompt-len"]),
+                      others=any("precision" in x for x in sys.argv))))
 """
 
 
@@ -37,7 +38,14 @@ def test_a_step_beside_a_peer(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks/compare.py"), "--rounds", "1"]
     command += ["--peer-python", sys.executable, "--peer-script", str(tmp_path / "peer.py")]
     done = subprocess.run(
-        [*command, "--json", str(tmp_path / "out.json"), "--", *TINY],
+        [
+            *command,
+            "--ours=--precision=bfloat16",
+            "--json",
+            str(tmp_path / "out.json"),
+            "--",
+            *TINY,
+        ],
         env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         text=True,
         capture_output=True,
@@ -46,6 +54,7 @@ def test_a_step_beside_a_peer(tmp_path):
     result = json.loads((tmp_path / "out.json").read_text())
     ours, peer = result["runs"]["ours"][0], result["runs"]["peer"][0]
     assert peer["max_rss_mb"] == 5, "the peer got the shape's flags"
+    assert ours["precision"] == "bfloat16" and not peer["others"], "a flag for our side alone"
     assert "path" not in peer, "where the peer is installed is written down"
     assert ours["params"] == PARAMS
     assert ours["rows"] == 4 and ours["tokens_sampled_last"] == 12, ours
@@ -61,6 +70,13 @@ def test_a_step_beside_a_peer(tmp_path):
     assert ratio == pytest.approx(1e6 / ours["sec_per_step"]), result["summary"]
     assert "rollout_s" not in result["summary"], "the peer did not say it"
     assert f"{ratio:.2f} |" in done.stdout, done.stdout
+
+
+def test_a_peer_needs_a_program_of_its_own(capsys):
+    with pytest.raises(SystemExit):
+        compare.parse(["--peer", "trl"])
+    assert "--peer trl: got no --peer-script" in capsys.readouterr().err
+    assert compare.parse(["--peer", "rlpt"]).peer_script == str(ROOT / "benchmarks/step.py")
 
 
 def test_reference_and_further_updates_are_settings_of_the_run():
