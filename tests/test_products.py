@@ -123,3 +123,19 @@ def test_sampler_and_update_of_a_run_agree_on_log_probs(tmp_path):
     train.train(c, tmp_path)
     gaps = [r["policy/sampler_gap"] for r in metrics.read_jsonl(tmp_path / "metrics.jsonl")[1:]]
     assert len(gaps) == 2 and max(gaps) < 1e-4
+
+
+def test_with_amx_value_and_gradients_are_products_of_ynnpack():
+    """Else they take four times as long, or raise UNIMPLEMENTED, when XLA changes what it folds."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        x, w, given = normal(0, 192, 24), normal(1, 24, 40), normal(2, 192, 40)
+        for kernel, turned in ((w, False), (w.T, True)):
+            out, pull = jax.vjp(lambda x, k, t=turned: products.rounded(x, k, t), x, kernel)
+            text = jax.jit(pull).lower(given).compile().as_text()
+            bfloat16 = "ynn" in text and text.count("__ynn_fusion") == 2
+            assert bfloat16 == products._amx(), text
+            assert all(bool(jnp.isfinite(g).all()) for g in jax.jit(pull)(given))
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)

@@ -76,7 +76,8 @@ def of_kernel(x: jax.Array, given: jax.Array) -> jax.Array:
 
     Not to be transposed: XLA folds that into the product, which YNNPACK then does not take.
     """
-    if sharding.platform(x) != "cpu" or sharding.mesh_of(x) is not None:
+    by_ynnpack = sharding.platform(x) == "cpu" and _multiplies_bfloat16(x)
+    if not by_ynnpack or sharding.mesh_of(x) is not None:
         return _dot(x, given, 0, 0)
     # XLA folds a transposition into the product, which is then none that YNNPACK takes, and runs
     # at a fourth of the speed; it does not see through one in two steps, the first of them a loop,
