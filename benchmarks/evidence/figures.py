@@ -63,14 +63,14 @@ def one(claim: Claim) -> tp.Any:
     rates = any(_rates(run) for run in every)
     many = claim.measure not in ("pass@1", "pass@8")
     panels = len(training) + 2 + rates
-    figure, axes = _figure(panels, width=4.1 * panels, height=3.4)
+    figure, axes = _figure(panels, width=4.1 * panels, height=3.4 + 0.6 * rates)
     for own, curve in zip(axes, training, strict=False):
         _training(own, arms, curve)
     (_solved if many else _held_out)(axes[len(training)], arms)
     if rates:
         _error_rates(axes[-2], arms, claim.registered.get("INJECT", {}))
     axes[-1].set_title(
-        f"{claim.registered.get('QUANTITY', claim.measure)} minus {claim.against}", fontsize=10
+        f"{claim.registered.get('QUANTITY', claim.measure)}\nminus {claim.against}", fontsize=10
     )
     _intervals(
         axes[-1], [(_against(name, effect), effect) for name, effect in claim.effects.items()]
@@ -184,12 +184,16 @@ def _rates(run: Json) -> list[str]:
 
 
 def _error_rates(axes: tp.Any, arms: dict[str, list[Json]], injected: dict[str, tp.Any]) -> None:
-    """Args: injected: settings of noise.inject, of which a tuple is by stratum."""
-    drawn = 0
-    for name, runs in arms.items():
-        for rate in _rates(runs[0]):
-            style = _style(drawn)
-            drawn += 1
+    """A colour for each rate, a style of line for each arm.
+
+    Args: injected: settings of noise.inject, of which a tuple is by stratum.
+    """
+    every = {name: rates for name, runs in arms.items() if (rates := _rates(runs[0]))}
+    colours = {rate: COLOURS[i] for i, rate in enumerate(dict.fromkeys(sum(every.values(), [])))}
+    for number, (name, rates) in enumerate(every.items()):
+        for rate in rates:
+            runs = arms[name]
+            style = {"color": colours[rate], "linestyle": STYLES[number % len(STYLES)]}
             _lines(axes, f"{name} {rate}", [_curve(run, rate) for run in runs], **style)
             kind, _, stratum = rate.rpartition("_")
             if stratum.isdigit():
@@ -198,9 +202,14 @@ def _error_rates(axes: tp.Any, arms: dict[str, list[Json]], injected: dict[str, 
             else:  # what was drawn, of which the pooled rate is one of the whole batch
                 seen = [_curve(run, f"injected_{rate[:2]}", SMOOTH) for run in runs]
                 _lines(axes, "", seen, **style | {"alpha": 0.4, "linewidth": 3})
+    axes.set_ylim(-0.03, 1.03)
     axes.set_title("error rates: estimated (thin), true (thick)", fontsize=10)
     axes.set_xlabel("step", fontsize=9)
-    axes.legend(frameon=False, fontsize=7)
+    if every:
+        axes.legend(
+            frameon=False, fontsize=7, ncols=len(every), loc="lower center",
+            bbox_to_anchor=(0.5, 1.08),
+        )  # fmt: skip
 
 
 def _intervals(axes: tp.Any, effects: list[tuple[str, tp.Any]]) -> None:
