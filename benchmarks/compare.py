@@ -49,16 +49,19 @@ def parse(argv: collections.abc.Sequence[str] | None = None) -> argparse.Namespa
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--peer", default="tunix", choices=("tunix", "trl", "rlpt"))
-    parser.add_argument("--peer-python", default=sys.executable, help="interpreter with the peer")
-    parser.add_argument("--peer-script", default=str(OURS), help="program that runs its step")
+    parser.add_argument("--peer-python", default="", help="interpreter that has the peer")
+    parser.add_argument("--peer-script", default="", help="program that runs the peer's step")
     parser.add_argument("--ours", action="append", default=[], help="a flag for our side alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpus", type=int, default=2, help="both are held to so many (2)")
     parser.add_argument("--json", help="also write everything here")
     parser.add_argument("shape", nargs="*", help="flags of step.py, after --")
     a = parser.parse_args(argv)
-    if a.peer != "rlpt" and a.peer_script == str(OURS):
-        parser.error(f"--peer {a.peer}: got no --peer-script, expected the peer's own program")
+    if a.peer == "rlpt":
+        a.peer_python, a.peer_script = sys.executable, str(OURS)
+    for flag in ("python", "script"):
+        if not getattr(a, f"peer_{flag}"):
+            parser.error(f"--peer {a.peer}: got no --peer-{flag}, expected the peer's own")
     return a
 
 
@@ -130,7 +133,7 @@ def summarise(runs: dict[str, list[Report]]) -> dict[str, dict[str, float]]:
 
 def table(peer: str, summary: dict[str, dict[str, float]]) -> str:
     """The summary as Markdown."""
-    lines = [f"| | rlpt | {peer} | ratio |", "| --- | ---: | ---: | ---: |"]
+    lines = [f"| | ours | {peer} | ratio |", "| --- | ---: | ---: | ---: |"]
     for key, what in FIGURES:
         for name, suffix in ((key, ""), (f"{key}_min", " (min)")):
             if name in summary:

@@ -269,6 +269,8 @@ def evaluate_source(
       if any; with a confidence verifier calibration
       (`statistics.calibration`, over the completions that state one; and `unstated`); key; and
       per_prompt with the whole rows of `judge`.
+      Adapters are merged before weights are rounded (`learners.sampler_weights`), where a run
+      rounds what they are beside: with LoRA and rounded weights the two differ a little.
     Raises: FileNotFoundError, endpoint.EndpointError; ValueError for settings.
     """
     names = [v["name"] for v in config.verifiers]
@@ -393,7 +395,7 @@ def evaluation_key(
         "task": checkpoint.fingerprint([json.loads(json.dumps(vars(p))) for p in prompts]),
         "settings": checkpoint.fingerprint(
             [settings[k] for k in ("seed", "verifiers", "sampling", "pool")]
-            + [evaluation, settings["model"]["matmul_precision"]]
+            + [evaluation, *(settings["model"][k] for k in ("matmul_precision", "attention"))]
         ),
         "code": {name: _code(name) for name in sorted({"rlpt"} | elsewhere)},
         "versions": build.versions(),

@@ -151,6 +151,9 @@ def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given
             return total, (products.rounded(dz, whole), to_scale)
         if h.dtype == jnp.bfloat16:  # float16 has not the range
             dz = dz.astype(h.dtype)
+        wide = whole.astype(h.dtype)
+        if rounds:
+            h, dz, wide = (products.as_bfloat16(x) for x in (h, dz, wide))
         # [D,V], not [V,D]: on CPU this product is half as fast again with the wide factor behind.
         # A sum for each shard: the devices add theirs up once, not once a chunk.
         law, factors = "nd,nv->dv", (h, dz)
@@ -161,7 +164,7 @@ def _law_backward(cfg: ModelConfig, keep: bool, chunks: int, kept: tp.Any, given
             )
         total = total + jnp.einsum(law, *factors, preferred_element_type=jnp.float32)
         total = sharding.cut_blocks(total) if shards > 1 else total
-        to_hidden = jnp.einsum("nv,vd->nd", dz, whole.astype(h.dtype)).astype(h.dtype)
+        to_hidden = jnp.einsum("nv,vd->nd", dz, wide).astype(h.dtype)
         return total, (to_hidden, to_scale)
 
     zeros = jnp.zeros(kernel.shape[::-1] if turned else kernel.shape, jnp.float32)

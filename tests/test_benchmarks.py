@@ -73,9 +73,13 @@ def test_a_step_beside_a_peer(tmp_path):
 
 
 def test_a_peer_needs_a_program_of_its_own(capsys):
-    with pytest.raises(SystemExit):
-        compare.parse(["--peer", "trl"])
-    assert "--peer trl: got no --peer-script" in capsys.readouterr().err
+    for given, missing in (
+        (["--peer-python", "python"], "script"),
+        (["--peer-script", "x"], "python"),
+    ):
+        with pytest.raises(SystemExit):
+            compare.parse(["--peer", "trl", *given])
+        assert f"--peer trl: got no --peer-{missing}" in capsys.readouterr().err
     assert compare.parse(["--peer", "rlpt"]).peer_script == str(ROOT / "benchmarks/step.py")
 
 

@@ -127,6 +127,20 @@ def test_bytes_are_those_of_the_run_itself(planned):
     assert planned["bytes"]["reference"] == size(run.reference) == update["resident"]
 
 
+def test_rounded_kernels_are_held_as_the_sampler_holds_them():
+    config, exact = small(), small()
+    config.model.matmul_precision = "bfloat16"
+    loaded, mesh = load(config.model.source), sharding.make_mesh({}, jax.devices()[:1])
+    runs = [programs.Abstract(c, loaded.config, mesh) for c in (config, exact)]
+    own = learners.sampler_weights(config, loaded.params, mesh)
+    dtypes = lambda tree: jax.tree.map(lambda x: x.dtype, tree)  # noqa: E731
+    assert dtypes(runs[0].rollout_params) == dtypes(own) != dtypes(runs[1].rollout_params)
+    assert runs[1].shares_rollout_params and not runs[0].shares_rollout_params
+    held = {"cache": 0, "params": 0, "optimizer": 0}
+    rounded, whole = (report._moved(run, "prefill", held) for run in runs)
+    assert 0.5 < rounded / whole < 0.95
+
+
 def test_what_does_not_fit_says_which_setting_would(monkeypatch):
     config = small()
     config.learner.micro_blocks = 4

@@ -125,17 +125,35 @@ def test_sampler_and_update_of_a_run_agree_on_log_probs(tmp_path):
     assert len(gaps) == 2 and max(gaps) < 1e-4
 
 
-def test_with_amx_value_and_gradients_are_products_of_ynnpack():
-    """Else they take four times as long, or raise UNIMPLEMENTED, when XLA changes what it folds."""
+@pytest.fixture
+def optimised():
+    """As users compile; conftest.py turns most of it off."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        x, w, given = normal(0, 192, 24), normal(1, 24, 40), normal(2, 192, 40)
-        for kernel, turned in ((w, False), (w.T, True)):
-            out, pull = jax.vjp(lambda x, k, t=turned: products.rounded(x, k, t), x, kernel)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 39, 64, 192])
+def test_with_amx_value_and_gradients_are_products_of_ynnpack(optimised, rows):
+    """Else they take four times as long, or raise UNIMPLEMENTED, when XLA changes what it folds."""
+    x, w, given = normal(0, rows, 24), normal(1, 24, 40), normal(2, rows, 40)
+    for kernel, turned in ((w, False), (w.T, True)):
+        out, pull = jax.vjp(lambda x, k, t=turned: products.rounded(x, k, t), x, kernel)
+        np.testing.assert_allclose(out, rounded(x) @ rounded(w), rtol=1e-5, atol=1e-5)
+        to_x, to_kernel = jax.jit(pull)(given)
+        np.testing.assert_allclose(to_x, rounded(given) @ rounded(w).T, rtol=1e-5, atol=1e-5)
+        want = rounded(x).T @ rounded(given)
+        np.testing.assert_allclose(to_kernel, want.T if turned else want, rtol=1e-5, atol=1e-5)
+        if rows >= 64:  # a matrix times a vector is not worth it
             text = jax.jit(pull).lower(given).compile().as_text()
-            bfloat16 = "ynn" in text and text.count("__ynn_fusion") == 2
-            assert bfloat16 == products._amx(), text
-            assert all(bool(jnp.isfinite(g).all()) for g in jax.jit(pull)(given))
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+            assert text.count("__ynn_fusion") == 2 * products._amx(), text
+
+
+def test_with_amx_blocks_may_be_mapped(optimised):
+    x, w = normal(0, 3, 32, 24), normal(1, 24, 40)
+    out = jax.jit(jax.vmap(products.rounded, (0, None)))(x, w)
+    np.testing.assert_allclose(out, rounded(x) @ rounded(w), rtol=1e-5, atol=1e-5)
+    total = lambda x, w: jnp.sum(jnp.sin(jax.vmap(products.rounded, (0, None))(x, w)))  # noqa: E731
+    grads = jax.jit(jax.grad(total, (0, 1)))(x, w)
+    assert all(bool(jnp.isfinite(g).all()) for g in grads)

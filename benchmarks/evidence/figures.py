@@ -189,7 +189,10 @@ def _error_rates(axes: tp.Any, arms: dict[str, list[Json]], injected: dict[str, 
     Args: injected: settings of noise.inject, of which a tuple is by stratum.
     """
     every = {name: rates for name, runs in arms.items() if (rates := _rates(runs[0]))}
-    colours = {rate: COLOURS[i] for i, rate in enumerate(dict.fromkeys(sum(every.values(), [])))}
+    colours = {
+        rate: COLOURS[i % len(COLOURS)]
+        for i, rate in enumerate(dict.fromkeys(sum(every.values(), [])))
+    }
     for number, (name, rates) in enumerate(every.items()):
         for rate in rates:
             runs = arms[name]

@@ -39,11 +39,17 @@ def _multiplies_bfloat16(x: jax.Array) -> bool:
     return _amx() and not jax.config.values["jax_disable_most_optimizations"]
 
 
+def as_bfloat16(x: jax.Array) -> jax.Array:
+    """float32 of the values of bfloat16; two casts would be removed as excess precision."""
+    return jax.lax.reduce_precision(x.astype(jnp.float32), exponent_bits=8, mantissa_bits=7)
+
+
 def _dot(x: jax.Array, y: jax.Array, of_x: int, of_y: int) -> jax.Array:
     """Sums over axis of_x of x and of_y of y; float32."""
-    x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
-    if not _multiplies_bfloat16(x):  # two casts would be removed as excess precision
-        x, y = (jax.lax.reduce_precision(z.astype(jnp.float32), 8, 7) for z in (x, y))
+    if _multiplies_bfloat16(x):
+        x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+    else:
+        x, y = as_bfloat16(x), as_bfloat16(y)
     summed = (((of_x,), (of_y,)), ((), ()))
     return jax.lax.dot_general(x, y, summed, preferred_element_type=jnp.float32)
 
@@ -82,9 +88,11 @@ def of_kernel(x: jax.Array, given: jax.Array) -> jax.Array:
     # XLA folds a transposition into the product, which is then none that YNNPACK takes, and runs
     # at a fourth of the speed; it does not see through one in two steps, the first of them a loop,
     # before which it does not make x anew in the order of its columns either.
+    more = max(-len(x) % 2, 4 - len(x))  # rows of zeros, for tiles of two and a loop of two rounds
+    x, given = (jnp.pad(z, ((0, more), (0, 0))) for z in (x, given))
     m, k = x.shape
     rows = math.gcd(m, 64)
-    rows = max(rows // 2, 1) if rows == m else rows  # a loop of one round is none
+    rows = rows // 2 if rows == m else rows
     tiles = jax.lax.map(jnp.transpose, x.reshape(m // rows, rows, k))
     return _dot(jnp.swapaxes(tiles, 0, 1).reshape(k, m), given, 1, 0)
 
@@ -95,18 +103,21 @@ def is_kernel(path: tp.Any) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames="bits")
+def _rounded_kernel(kernel: jax.Array, bits: bool) -> jax.Array:
+    kernel = kernel.astype(jnp.bfloat16)
+    return jax.lax.bitcast_convert_type(kernel, jnp.uint16) if bits else kernel
+
+
 def round_kernels(params: tp.Any, bits: bool) -> tp.Any:
     """Parameters with the plain kernels of the layers in bfloat16, for what only reads them.
 
     Args:
       bits: as uint16, which `lora.matmul` takes for it: on CPU XLA slices a layer out of bfloat16
         by way of float32, and a token's products are then five times as slow.
+    Returns: the other leaves are those given.
     """
 
     def one(path: tp.Any, leaf: jax.Array) -> jax.Array:
-        if not is_kernel(path):
-            return leaf
-        leaf = leaf.astype(jnp.bfloat16)
-        return jax.lax.bitcast_convert_type(leaf, jnp.uint16) if bits else leaf
+        return _rounded_kernel(leaf, bits) if is_kernel(path) else leaf
 
     return jax.tree_util.tree_map_with_path(one, params)

@@ -175,7 +175,8 @@ def _moved(run: programs.Abstract, name: str, held: dict[str, int]) -> float:
     slabs = rows // (c.learner.micro_blocks or rows)
     count = sum(int(x.size) for x in jax.tree.leaves(run.base)) / run.mesh.shape["model"]
     used = count * jnp.dtype(c.model.dtype).itemsize  # gathered over fsdp
-    sampled = used / jnp.dtype(c.model.dtype).itemsize * jnp.dtype(c.sampling.dtype).itemsize
+    own = jax.tree.leaves(run.rollout_params)
+    sampled = count * sum(x.size * x.dtype.itemsize for x in own) / sum(x.size for x in own)
     if c.mesh.rollout == "replicated":
         sampled *= run.mesh.shape["model"]
     prompt = size["L"] / (size["L"] + size["G"] * size["T"])
@@ -228,7 +229,7 @@ def suggestions(config: tp.Any, run: programs.Abstract, found: dict[str, tp.Any]
         if config.model.remat != "full":
             options.append(("model.remat='full'", spare / 2))
     if worst in ("prefill", "decode"):
-        if config.sampling.dtype == "float32":
+        if config.sampling.dtype == "float32" and not run.rounds_kernels:
             options.append(
                 ("sampling.dtype='bfloat16'", (held["rollout_params"] + held["cache"]) / 2)
             )
