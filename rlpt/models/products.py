@@ -2,8 +2,8 @@
 
 What a TPU makes of float32 products by default, here for any backend and written out, since XLA
 ignores its precision settings on CPU.  There it pays where the processor has AMX for bfloat16
-(benchmarks/README.md); elsewhere it has the same values at the speed of float32.  Activations,
-norms, attention and optimizer stay float32.
+(benchmarks/README.md); elsewhere rounded factors are multiplied in float32, with the same values.
+Activations, norms, attention and optimizer stay float32.
 """
 
 from __future__ import annotations
