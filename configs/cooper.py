@@ -41,10 +41,10 @@ def get_config(arg: str | None = None):
         micro_blocks=4,
         optim=dict(lr=2e-5),
     )
-    c.scorers = (
-        dict(fn="verification.in_context", model="reward_model", output="value", writes="values"),
-    )
-    c.shaping = () if arg == "rules" else (dict(fn="models.last_value", squash=True),)
+    if arg != "rules":
+        scorer = dict(model="reward_model", output="value", writes="values")
+        c.scorers = (dict(fn="verification.in_context", **scorer),)
+        c.shaping = (dict(fn="models.last_value", squash=True),)
     c.advantage = (dict(fn="group.grpo"),)
     c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),)
     c.learner.micro_blocks = 2

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
+import difflib
 import functools
 import hashlib
 import inspect
 import json
 import os
 import platform
+import re
 import sys
 import typing as tp
 
@@ -25,7 +28,7 @@ from rlpt import learner as learner_lib
 from rlpt import learners as learners_lib
 from rlpt import optim, probe, scoring, settings, sharding
 from rlpt.columns import Table
-from rlpt.config import ConfigError
+from rlpt.config import ConfigError, suggest
 from rlpt.models import transformer
 from rlpt.models.load import Loaded
 from rlpt.models.transformer import ModelConfig
@@ -160,8 +163,10 @@ def abstract_table(config: tp.Any) -> Table:
 
 def _abstract(config: tp.Any, own: dict[str, tuple[str, str]]) -> Table:
     """The usual columns of a table and some of its own, as shapes."""
-    p = config.rollout.prompts * config.rollout.group_blocks
-    size = {"P": p, "G": config.rollout.group, "L": 8, "T": 8}
+    p, g = config.rollout.prompts * config.rollout.group_blocks, config.rollout.group
+    p = 2 * p if p == g else p  # sizes that all differ, so that axes cannot be taken for others
+    length, width, other = [n for n in (8, 7, 5, 6, 9) if n not in (p, g)][:3]
+    size = {"P": p, "G": g, "L": length, "T": width}
     dtypes = {"i": jnp.int32, "b": jnp.bool_, "f": jnp.float32}
     made = (
         "prompt_tokens prompt_mask completion_tokens completion_mask loss_mask "
@@ -175,7 +180,7 @@ def _abstract(config: tp.Any, own: dict[str, tuple[str, str]]) -> Table:
     for v in config.verifiers:
         table[f"verdict/{v['name']}"] = jax.ShapeDtypeStruct((p, size["G"]), jnp.float32)
     for name, (axes, kind) in own.items():
-        table[name] = jax.ShapeDtypeStruct(tuple(size.get(a, 5) for a in axes), dtypes[kind])
+        table[name] = jax.ShapeDtypeStruct(tuple(size.get(a, other) for a in axes), dtypes[kind])
     return table
 
 
@@ -245,6 +250,8 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
                         "expected 1 with a larger rollout.group"
                     )
 
+    wrote: dict[str, str] = {}
+
     def scored(table: Table, params: tp.Any) -> Table:
         table["ref_logp"] = logp = table["sampler_logp"]  # scored where a method reads it
         if learners["policy"].old_logp_given:
@@ -254,7 +261,7 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
             models["reference"] = models["policy"]
         for name, entry in entries.items():
             if entry["table"] == "policy" and entry["when"] == "before_credit":
-                _check_terms(learners[name], {**table, "old_logp": logp})
+                _check_terms(learners[name], table)
         for name, learner in learners.items():
             if learner.output == "value":
                 models[name] = (learner, scoring.value_params(params))
@@ -263,14 +270,20 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
             if name != "policy" and (writes := entries[name]["writes"]):
                 table[writes] = logp
         numbers = [s.numbers_at(0) for s in scorers]
-        return table | learners_lib.score_columns(scorers, models, table, numbers, 0)
+        noted = [_noting(s, wrote) for s in scorers]
+        return table | learners_lib.score_columns(noted, models, table, numbers, 0)
 
-    def credited(table: Table, key: jax.Array) -> None:
-        table, _ = chain(table, chain.init(), chain.numbers(0), key, jnp.int32(0))
+    def credited(table: Table, key: jax.Array) -> Table:
+        shaping, credit = (
+            tuple(_noting(m, wrote) for m in ms) for ms in (chain.shaping, chain.credit)
+        )
+        noted = dataclasses.replace(chain, shaping=shaping, credit=credit)
+        table, _ = noted(table, chain.init(), chain.numbers(0), key, jnp.int32(0))
         for name, learner in learners.items():
             entry = entries.get(name, settings.LEARNER)
             if entry["table"] == "policy" and entry["when"] == "after_credit":
-                _check_terms(learner, {**table, "old_logp": table["sampler_logp"]})
+                _check_terms(learner, table)
+        return table
 
     others = rollout_tables(config)
     for name, entry in entries.items():
@@ -284,10 +297,68 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
             jax.eval_shape(functools.partial(_check_terms, learners[name]), own)
 
     params = jax.eval_shape(lambda: transformer.init_params(_TINY, jax.random.key(0)))
-    table = jax.eval_shape(scored, abstract_table(config), params)
-    jax.eval_shape(credited, table, jax.eval_shape(lambda: jax.random.key(0)))
+    rolled = abstract_table(config)
+    table = jax.eval_shape(scored, rolled, params)
+    whole = jax.eval_shape(credited, table, jax.eval_shape(lambda: jax.random.key(0)))
+    methods = [m for _, m in chain.methods]
+    methods += [b for r in learners.values() for t in r.terms for b in (*t.bound, t.weights)]
+    _check_names(whole, (*methods, *scorers), wrote, reads)
     probe.check_noise_correction(chain, table)
+    for name, learner in learners.items():
+        if entries.get(name, settings.LEARNER)["table"] == "policy":
+            probe.check_terms(learner, whole, config.rollout.group_blocks)
     return chain, scorers
+
+
+def _is_own(method: config_lib.Bound) -> bool:
+    """Whether a function is the user's, not rlpt's."""
+    return not method.fn.__module__.startswith("rlpt.")
+
+
+def _noting(method: config_lib.Bound, wrote: dict[str, str]) -> config_lib.Bound:
+    """The method, noting what it writes where the name is the user's: {column: method}."""
+    if method.writes:
+        wrote[method.writes] = method.name
+    if not _is_own(method):
+        return method
+
+    def call(**given: tp.Any) -> tp.Any:
+        out = method.fn(**given)
+        columns = out[0] if method.init and isinstance(out, tuple) and out else out
+        if isinstance(columns, dict):
+            wrote.update(dict.fromkeys(columns, method.name))
+        return out
+
+    return dataclasses.replace(method, fn=call)
+
+
+def _check_names(
+    whole: Table, methods: tp.Iterable[config_lib.Bound], wrote: dict[str, str], reads: set[str]
+) -> None:
+    """Looks for columns that are misspelt where they are written, or where None is the default.
+
+    Args:
+      whole: all columns of a step.  methods: of all stages.  wrote: of `_noting`.  reads: all names
+        that something asks for.
+    """
+    known = {*columns_lib.LEGEND, *whole, *(k.partition("/")[0] for k in whole)}
+    for method in filter(_is_own, methods):
+        for parameter, column, required in method.columns:
+            if required or column in known or column in config_lib.GIVEN:
+                continue
+            if near := difflib.get_close_matches(column, sorted(known), 1, 0.8):
+                raise ConfigError(
+                    f"{method.name} asks for the column {parameter!r}, which nothing makes, so "
+                    f"that it is always None. Did you mean {near[0]!r}? Else give it another name"
+                )
+    for name, writer in wrote.items():
+        kind = name.partition("/")[0]
+        if kind not in ("metrics", "verdict") and not {name, kind} & {*columns_lib.LEGEND, *reads}:
+            raise ConfigError(
+                f"{writer} writes the column {name!r}, which nothing reads."
+                + suggest(name, sorted({*reads, *columns_lib.LEGEND}))
+                + f" For the log, write the scalar metrics/{name}."
+            )
 
 
 def _check_terms(learner: learner_lib.Learner, table: Table) -> None:
@@ -299,6 +370,7 @@ def _check_terms(learner: learner_lib.Learner, table: Table) -> None:
     given = {"hidden": jnp.zeros((*logp.shape, _TINY.d_model)), learner.output: logp}
     if learner.output == "logp":
         given |= {"entropy": logp, "log_ratio": logp}
+        table = {**table, "old_logp": logp}
     numbers = learner.numbers(0)
     weights = learner.term_weights(table, numbers)
     for term, w, n in zip(learner.terms, weights, numbers, strict=True):
@@ -411,8 +483,35 @@ def identity(config: tp.Any, loaded: Loaded) -> dict[str, str]:
     if schedules != {"constant"}:  # learning rates depend on it
         kept["steps"] = config.steps
     text = json.dumps(kept, sort_keys=True)
-    return {
+    same = {
         "config": hashlib.sha256(text.encode()).hexdigest()[:16],
         "tokenizer": loaded.tokenizer.fingerprint(),
         "model": loaded.fingerprint,
     }
+    if code := _own_code(kept):  # of functions outside rlpt
+        same["code"] = hashlib.sha256(code.encode()).hexdigest()[:16]
+    return same
+
+
+def _own_code(settings: tp.Any) -> str:
+    """The sources of the modules that a config names as module:function."""
+    names = set()
+
+    def walk(node: tp.Any) -> None:
+        if isinstance(node, dict | list):
+            for child in node.values() if isinstance(node, dict) else node:
+                walk(child)
+        elif isinstance(node, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", node):
+            names.add(node)
+
+    walk(settings)
+    sources = {}
+    for name in sorted(names):
+        module_name, _, attribute = name.partition(":")
+        module = sys.modules.get(module_name)
+        with contextlib.suppress(OSError, TypeError):  # typed in, with no source to read
+            whole = hasattr(module, "__file__")  # a notebook has its cells alone
+            sources[module_name if whole else name] = inspect.getsource(
+                tp.cast(tp.Any, module) if whole else getattr(module, attribute)
+            )
+    return json.dumps(sources) if sources else ""

@@ -44,7 +44,7 @@ LEGEND: dict[str, tuple[str, str, str]] = {
     "advantages": ("PGT", "f", "per token"),
 }  # plus verdict/<verifier> [P,G] f32, NaN = no verdict
 
-_KINDS = {"i": "iu", "b": "b", "f": "f"}
+KINDS = {"i": "iu", "b": "b", "f": "f"}
 
 
 def sizes(table: Table) -> dict[str, int]:
@@ -58,31 +58,37 @@ def under(table: Table, prefix: str) -> Table:
     return {k[len(prefix) + 1 :]: v for k, v in table.items() if k.startswith(prefix + "/")}
 
 
-def check(table: Table, values: bool = True) -> None:
+def check(
+    table: Table, values: bool = True, own: tp.Mapping[str, tuple[str, str]] | None = None
+) -> None:
     """Raises ValueError for a column of the wrong shape, type or content.
 
     Args:
       table: columns as numpy or jax arrays.
-      values: also look at the numbers (mask contiguity, subsets, finite rewards).
+      values: also look at the numbers (finite rewards and log-probs), not at masks alone.
+      own: name -> (axes, kind) of columns that have to be there beside those of the legend; letters
+        that the table has not (other than P, G, L, T) are any size.
     """
     size = sizes(table)
 
     def fail(name: str, got: str, want: str) -> tp.NoReturn:
         raise ValueError(f"column {name!r}: got {got}, expected {want}")
 
+    for name in (own or {}).keys() - table.keys():
+        fail(name, "none", "it as the rollout's columns declare it")
+    declared = {k: (axes, kind, "") for k, (axes, kind) in (own or {}).items()}
     for name, column in table.items():
-        axes, kind, _ = LEGEND.get(
+        axes, kind, _ = (declared | LEGEND).get(
             name, ("PG", "f", "") if name.startswith("verdict/") else ("", "", "")
         )
         if not axes:
             continue
-        want = tuple(size[a] for a in axes)
-        if tuple(column.shape) != want:
-            fail(name, f"shape {tuple(column.shape)}", f"[{','.join(axes)}] = {want}")
-        if np.dtype(column.dtype).kind not in _KINDS[kind]:
+        fits = len(axes) == column.ndim
+        want = tuple(size.get(a, n) for a, n in zip(axes, column.shape, strict=False))
+        if not fits or tuple(column.shape) != want:
+            fail(name, f"shape {tuple(column.shape)}", f"[{','.join(axes)}]" + f" = {want}" * fits)
+        if np.dtype(column.dtype).kind not in KINDS[kind]:
             fail(name, f"dtype {column.dtype}", {"i": "int32", "b": "bool", "f": "float32"}[kind])
-    if not values:
-        return
     mask: tp.Any = np.asarray(table["completion_mask"])
     if (mask[..., 1:] & ~mask[..., :-1]).any():
         fail("completion_mask", "a gap", "contiguous True from the left")
@@ -94,6 +100,8 @@ def check(table: Table, values: bool = True) -> None:
     rows: tp.Any = np.asarray(table.get("row_mask", np.ones(mask.shape[:2], bool)))
     if (rows & ~pmask.any(-1)[:, None]).any():
         fail("row_mask", "True in a block with an empty prompt", "False there")
+    if not values:
+        return
     for name in ("rewards", "temperature"):
         if name in table and not np.isfinite(np.asarray(table[name])[rows]).all():
             fail(name, "NaN or inf in a live row", "finite numbers (mask the row instead)")

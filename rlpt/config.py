@@ -20,6 +20,7 @@ import runpy
 import typing as tp
 
 from rlpt import columns as columns_lib
+from rlpt import ranges
 from rlpt.settings import ConfigError, default, differences, runlocal, suggest, validate
 
 __all__ = (
@@ -27,9 +28,13 @@ __all__ = (
     "find", "resolve", "runlocal", "schedule", "suggest", "validate",
 )  # fmt: skip
 
+_HOW = {"old_logp": ' config.learner.old_logp="recompute" writes it.'}  # of a column, how to get it
 RESERVED = ("key", "step", "state", "models", "head")
 MODEL_OUTPUTS = ("logp", "entropy", "value", "hidden")
 
+# What a setting without a default is like, by its annotation (a name or a type).
+_LIKE = {"bool": False, bool: False, "int": 1, int: 1, "float": 1.0, float: 1.0, "str": "", str: ""}
+GIVEN = (*RESERVED, *MODEL_OUTPUTS, "log_ratio")  # parameters that are no columns
 
 # What the first parameter is called where not every public function is a method.
 _FIRST = {
@@ -85,6 +90,8 @@ def check_source(source: str, function: str = "get_config") -> None:
     if len(set(made)) == 1:
         words = re.findall(r"\w+", make.__doc__ or "")
         hint = suggest(arg, words).partition(" Accepted")[0]
+        if arg in words:
+            hint = " Its docstring names it, but nothing there looks at it."
         raise ConfigError(
             f"{path}: the argument {arg!r} changes nothing there.{hint} See its {function}."
         )
@@ -209,35 +216,51 @@ class Bound:
 
     @property
     def wants(self) -> tuple[str, ...]:
-        return tuple(p for p, _, _ in self.columns if p in RESERVED + MODEL_OUTPUTS)
+        return tuple(p for p, c, _ in self.columns if p == c and p in RESERVED + MODEL_OUTPUTS)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Column names, required or not, without reserved names and model outputs."""
-        return tuple(c for p, c, _ in self.columns if p not in RESERVED + MODEL_OUTPUTS)
+        """Column names, required or not, without reserved names.
+
+        Model outputs are among them: where the model at hand has no such output, as a policy has no
+        value, the name is that of a column.
+        """
+        return tuple(c for p, c, _ in self.columns if p not in RESERVED)
+
+    @property
+    def own_name(self) -> str:
+        """The function's name, without its module."""
+        return re.split(r"[.: ]", self.name)[-1]
 
     def numbers_at(self, step: int) -> dict[str, float]:
         return {k: float(v(step) if callable(v) else v) for k, v in self.numbers.items()}
 
+    def settings_of(self, fn: tp.Callable[..., tp.Any]) -> dict[str, tp.Any]:
+        """Those of its settings that fn takes too, numbers as they are at step 0."""
+        own = inspect.signature(fn).parameters
+        return {k: v for k, v in (self.static | self.numbers_at(0)).items() if k in own}
+
     def __call__(
         self, table: columns_lib.Table, numbers: dict[str, tp.Any] | None = None, **given: tp.Any
     ) -> tp.Any:
-        """Calls fn. given: reserved names and model outputs at hand."""
+        """Calls fn. given: reserved names and model outputs at hand, unless reads= renames them."""
         args: dict[str, tp.Any] = {}
         for parameter, column, required in self.columns:
-            if parameter in given and given[parameter] is not None:
+            if column == parameter and given.get(parameter) is not None:
                 args[parameter] = given[parameter]
             elif column in table:
                 args[parameter] = table[column]
             elif found := columns_lib.under(table, column):
                 args[parameter] = found
+            elif given.get(column) is not None:
+                args[parameter] = given[column]
             elif required:
                 raise ConfigError(
                     f"{self.name} needs the column {column!r}, which nothing makes."
                     + suggest(column, [*table, *given])
-                    + " Add the scorer, verifier or transform that writes it, or "
-                    "rename with reads=dict(...)."
-                )
+                    + _HOW.get(column, " Add the scorer, verifier or transform that writes it, or "
+                    "rename with reads=dict(...).")
+                )  # fmt: skip
         return self.fn(
             **args, **self.static, **(self.numbers_at(0) if numbers is None else numbers)
         )
@@ -277,6 +300,12 @@ def resolve(
             f"{package} {name}: reads= renames unknown parameters {sorted(reads)}."
             + suggest(sorted(reads)[0], [c[0] for c in cols])
         )
+    fixed = [p for p, c, _ in cols if p in RESERVED and c != p]
+    if fixed:
+        raise ConfigError(
+            f"{package} {name}: reads= renames {fixed[0]!r}, which is no column; "
+            f"{', '.join(RESERVED)} are given by the run"
+        )
     unknown = sorted(set(settings) - set(accepted))
     if unknown:
         raise ConfigError(
@@ -290,9 +319,12 @@ def resolve(
     numbers: dict[str, tp.Any] = {}
     static: dict[str, tp.Any] = {}
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    annotations = {p.name: p.annotation for p in parameters}
     for key, value in settings.items():
         value = schedule(value, f"{package} {name}.{key}")
         default = defaults[key]
+        if default is inspect.Parameter.empty:
+            default = _LIKE.get(annotations[key], default)
         if isinstance(default, bool) and not isinstance(value, bool):
             raise ConfigError(f"{package} {name}.{key}: got {value!r}, expected True or False")
         if type(default) is int and type(value) is not int:
@@ -311,6 +343,7 @@ def resolve(
         if isinstance(default, float) and isinstance(value, int):
             value = float(value)
         (numbers if isinstance(value, (float, Schedule)) else static)[key] = value
+    ranges.check(f"{package} {name}", name, fn, {**defaults, **static, **numbers})
     return Bound(f"{package} {name}", fn, tuple(cols), numbers, static, writes, init, since)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import typing as tp
 
 import jax
@@ -121,7 +122,9 @@ def make_term(spec: tp.Any) -> Term:
     coef = config_lib.schedule(spec.pop("coef", 1.0), "loss coef")
     if not (callable(coef) or isinstance(coef, int | float)):
         raise ConfigError(f"loss coef: got {coef!r}, expected a number or a schedule")
-    name = spec.pop("name", "policy" if "surrogate" in spec else str(spec["fn"]).rpartition(".")[2])
+    name = spec.pop(
+        "name", "policy" if "surrogate" in spec else re.split("[.:]", str(spec["fn"]))[-1]
+    )
     if "surrogate" in spec:
         if settings:
             raise ConfigError(

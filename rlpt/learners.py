@@ -62,8 +62,13 @@ def score_columns(
         new: Table = {}
         for scorer, own in zip(scorers, numbers, strict=True):
             out = scorer({**part, **new}, own, **given)
-            name = scorer.writes or scorer.name.rpartition(".")[2]
-            new |= out if isinstance(out, dict) else {name: out}
+            mine = out if isinstance(out, dict) else {scorer.writes or scorer.own_name: out}
+            if twice := sorted(set(mine) & set(new)):
+                raise ConfigError(
+                    f"{scorer.name} writes {twice[0]!r}, which a scorer before it wrote; give one "
+                    "of them writes= with another name"
+                )
+            new |= mine
         return jax.lax.stop_gradient(new)
 
     return scoring.by_blocks(some, table, blocks, sharding.shards(policy.mesh))

@@ -52,8 +52,9 @@ def load_policy(source: str, step: int | None = None) -> Loaded:
         targets = config.model.lora.targets
         params = jax.eval_shape(lambda: lora.init_lora(params, jax.random.key(0), rank, targets))
     example = {"learners": {"policy": {"params": params}}}
-    identity = {"tokenizer": loaded.tokenizer.fingerprint(), "model": loaded.fingerprint}
-    allow = ("versions", "config") if rank else ("versions", "config", "model")
+    fingerprint = loaded.tokenizer.fingerprint()
+    identity = {"tokenizer": fingerprint, "model": loaded.fingerprint, "code": ""}
+    allow = ("versions", "config", "code") + ("model",) * (not rank)
     checkpointer = Checkpointer(pathlib.Path(source) / "checkpoints", identity=identity)
     try:
         saved = checkpointer.restore(example, step, allow=allow, partial=True)

@@ -1,11 +1,13 @@
-"""Does a correction for noise reach the advantages?
+"""What the parts of a config do to each other, found by trying them on small random tables.
 
-The corrections for a noisy verifier are affine in a binary reward, and what an
-affine map does is lost where a later step centres and divides by a standard
-deviation.  Whether it is lost depends on all of the chain and on where the rates
-differ, so this is found by trying: the chain runs on small random tables, once
-as it is and once with the correction taken out (all rates 0), and the two must
-not give the same advantages.
+Does a correction for noise reach the advantages?  The corrections for a noisy
+verifier are affine in a binary reward, and what an affine map does is lost where
+a later step centres and divides by a standard deviation.  Whether it is lost
+depends on all of the chain and on where the rates differ, so this is found by
+trying: the chain runs on small random tables, once as it is and once with the
+correction taken out (all rates 0), and the two must not give the same advantages.
+
+Is the value of a loss of your own that of each block alone, and none where there is no advantage?
 
 A function that corrects for noise has the attribute `corrects_noise = True`,
 takes its rates as the settings fp_rate, fn_rate and the columns fp_rates,
@@ -25,6 +27,7 @@ import numpy as np
 from rlpt.chain import Chain
 from rlpt.columns import Table
 from rlpt.config import Bound, ConfigError
+from rlpt.learner import Learner, Term
 
 # Tables one after the other, since estimates of rates have a memory; the last at the end of all
 # schedules.
@@ -58,6 +61,90 @@ def check_noise_correction(chain: Chain, table: Table) -> None:
             "deviation, such as group.rloo, follow rewards noise.backward. Where the rates are the "
             "same for all rows, an uncorrected run does as well."
         )
+
+
+def check_terms(learner: Learner, table: Table, group_blocks: int = 1) -> None:
+    """Tries what a learner takes for granted of losses, on those that are not rlpt's own.
+
+    The value of a term in a block is that of the block alone, since micro-batches cut blocks apart;
+    that of a row is of the row alone where groups span blocks; and a block whose advantages are all
+    0 has no gradient by a surrogate that reads them, since such blocks are skipped.
+
+    Args:
+      learner: whose terms are tried.
+      table: all columns of a step, as for `check_noise_correction`.
+    Raises: ConfigError for a term of which that is not so and where it matters.
+    """
+    cuts = 0 < learner.micro_blocks < len(table["group"]) // learner.minibatches
+    skips = learner.skip_zero_advantage and all(t.reads_advantages for t in learner.terms)
+    for term, numbers in zip(learner.terms, learner.numbers(0), strict=True):
+        if all(b.fn.__module__.startswith("rlpt.") for b in term.bound):
+            continue
+        rows, given = _for_terms(learner, table)
+        whole = _value(term, rows, given, numbers)
+        live = rows["loss_mask"] & rows["row_mask"][..., None]
+        if cuts and not _same(whole, _in_parts(term, rows, given, numbers, 0), live):
+            raise ConfigError(
+                f"loss term {term.name!r}: its value in a block depends on the other blocks, from "
+                f"which micro_blocks={learner.micro_blocks} cuts it off. Let a scorer or an entry "
+                "of config.advantage write what it needs of the batch as a column, or use "
+                "micro_blocks=0"
+            )
+        if group_blocks > 1 and not _same(whole, _in_parts(term, rows, given, numbers, 1), live):
+            raise ConfigError(
+                f"loss term {term.name!r} couples the rows of a group, which have to be in one "
+                f"block: got rollout.group_blocks={group_blocks}, expected 1 with a larger "
+                "rollout.group"
+            )
+        if skips and _moves_without_advantage(term, rows, given, numbers):
+            raise ConfigError(
+                f"loss term {term.name!r} has a gradient where the advantages are 0, and blocks in "
+                "which they all are would be left out; set config.learner.skip_zero_advantage=False"
+            )
+
+
+def _for_terms(learner: Learner, table: Table) -> tuple[Table, Table]:
+    """Random columns of four blocks, and random outputs of a model."""
+    few = {k: v for k, v in table.items() if not k.startswith("metrics/")}
+    few = {k: jax.ShapeDtypeStruct((min(len(v), 4), *v.shape[1:]), v.dtype) for k, v in few.items()}
+    rows = {k: jnp.asarray(v) for k, v in _random(few, 1, 0).items()}
+    draws = jax.random.split(jax.random.key(0), 3)
+    old = rows["old_logp"]
+    given = {"hidden": jax.random.normal(draws[0], (*old.shape, 4))}
+    if learner.output == "value":
+        return rows, given | {"value": jax.random.normal(draws[1], old.shape)}
+    logp = old - 0.1 * jax.random.uniform(draws[1], old.shape)
+    entropy = jax.random.uniform(draws[2], old.shape)
+    return rows, given | {"logp": logp, "entropy": entropy, "log_ratio": logp - old}
+
+
+def _value(term: Term, rows: Table, given: Table, numbers: tp.Any) -> jax.Array:
+    return term.evaluate(rows, given, numbers)[0]
+
+
+def _moves_without_advantage(term: Term, rows: Table, given: Table, numbers: tp.Any) -> bool:
+    still = {**rows, "advantages": jnp.zeros_like(rows["advantages"])}
+    slopes = jax.grad(lambda x: _value(term, still, x, numbers).sum())(given)
+    return any(bool(jnp.any(x != 0)) for x in slopes.values())
+
+
+def _in_parts(term: Term, rows: Table, given: Table, numbers: tp.Any, axis: int) -> jax.Array:
+    """The value [P,G,T] of each block (axis 0) or row (axis 1) by itself."""
+    shape = given["hidden"].shape[:2]
+
+    def part(table: Table, i: int) -> Table:
+        cut = (slice(None), slice(i, i + 1)) if axis else (slice(i, i + 1),)
+        return {
+            k: v[cut] if v.shape[: axis + 1] == shape[: axis + 1] else v for k, v in table.items()
+        }
+
+    parts = [_value(term, part(rows, i), part(given, i), numbers) for i in range(shape[axis])]
+    return jnp.concatenate(parts, axis)
+
+
+def _same(a: jax.Array, b: jax.Array, live: jax.Array) -> bool:
+    at = np.asarray(live)
+    return np.allclose(np.asarray(a)[at], np.asarray(b)[at], rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def _writes(place: str, method: Bound) -> str:

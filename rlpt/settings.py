@@ -107,7 +107,7 @@ def default() -> tp.Any:
     # cut over model) or replicated.
     c.mesh = dict(data=-1, fsdp=1, model=1, rollout="as_trained")
     c.eval = dict(every=0, prompts=0, samples=8, temperature=1.0, blocks=0)
-    # allow: names of the identity (config, model, tokenizer, versions) that may have changed
+    # allow: names of the identity (config, model, tokenizer, versions, code) that may have changed
     c.checkpoint = dict(every=50, keep=3, keep_best=1, best="eval/pass@1", allow=())
     # profile: steps that are traced into profile/, from the third on; the stages are then summed up
     c.log = dict(rollouts_every=1, tensorboard=True, wandb=False, console=True, profile=0)

@@ -157,6 +157,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             )  # fmt: skip
         loaded = dataclasses.replace(loaded, params={})
         transforms = sharding.replicate(chain.init(), mesh)
+        own_columns = build.rollout_columns(config)
         rollouts = overlap.Rollouts(
             build.rollout_of(config), stream, tools, learners.rollout_params, config.steps,
             config.rollout.overlap,
@@ -268,8 +269,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 with memory.explain_oom("generate", config), timer("rollout_and_verify"):
                     batches = rollouts(step)
                     batch = batches["policy"]
-                if config.debug:
-                    columns_lib.check(batch.table)
+                columns_lib.check(batch.table, values=config.debug, own=own_columns)
                 if isinstance(stream, Curriculum):
                     for name, rate in records.pass_rates(batch, counted).items():
                         stream.update(name, rate)

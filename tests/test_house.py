@@ -22,7 +22,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 MAY_IMPORT = {
     "columns": set(),
     "settings": set(),
-    "config": {"columns", "settings"},
+    "ranges": {"settings"},
+    "config": {"columns", "ranges", "settings"},
     "metrics": set(),
     "optim": set(),
     "digests": set(),
@@ -61,7 +62,7 @@ MAY_IMPORT = {
     # the tools come as arguments
     "rollouts": {"columns", "config", "rollouts", "search", "tasks.base", "tasks.triplets"},
     "chain": {"columns", "config", "sharding"},
-    "probe": {"chain", "columns", "config"},
+    "probe": {"chain", "columns", "config", "learner"},
     "learner": {"columns", "config", "losses", "models", "optim", "scoring", "sharding"},
     "learners": {
         "batches",

@@ -1,0 +1,119 @@
+"""What values a number in a config may have, asked when its method is bound.
+
+Inside a method a number is traced, so that a comparison there cannot raise; and eps=-1 trains as
+quietly as 1e-6 does.  NaN is refused for every setting.  A function of your own says what else it
+refuses: fn.ranges = {"quantile": "(0, 1)"}, [ and ] for bounds that are allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import typing as tp
+
+from rlpt.settings import ConfigError, suggest
+
+_NOT_NEGATIVE, _POSITIVE, _SHARE, _COUNT = "[0, inf]", "(0, inf]", "[0, 1]", "[1, inf]"
+
+# Of rlpt's own functions: a setting's name means the same in all of them, but for those that are
+# named with their module, or with module and function, as in configs.
+RANGES = {
+    **dict.fromkeys(
+        ("eps", "min_std", "cap_low", "cap_high", "budget", "shrink", "shown", "horizon",
+         "limit", "lookahead", "cooldown", "desirable", "undesirable", "tolerance"),
+        _NOT_NEGATIVE,
+    ),
+    **dict.fromkeys(
+        ("fp_rate", "fn_rate", "gamma", "lam", "decay", "probability", "eval_fraction",
+         "false_positive", "true_positive", "max_rate", "tolerate", "ddof"),
+        _SHARE,
+    ),
+    **dict.fromkeys(
+        ("prompts", "group", "group_blocks", "children", "first", "expand", "max_batches",
+         "attempts", "breaker", "concurrency", "max_tokens", "digits", "terms", "cells", "chunk",
+         "stride", "window", "collect", "width", "tries", "most", "answer_tokens", "memory_mb",
+         "full_count", "ngram", "max_length", "cache"),
+        _COUNT,
+    ),
+    **dict.fromkeys(("timeout", "deadline", "seconds", "kappa", "clip", "length"), _POSITIVE),
+    **dict.fromkeys(("eps_c", "fraction"), "(0, 1]"),
+    **dict.fromkeys(
+        ("surrogates.low", "surrogates.high", "corrections.low", "corrections.high",
+         "corrections.cap", "corrections.floor"),
+        _NOT_NEGATIVE,
+    ),
+    **dict.fromkeys(("consensus.empo.low", "consensus.empo.high"), _SHARE),
+    **dict.fromkeys(
+        ("penalties.pacs.beta", "preference.dpo.beta", "preference.ipo.beta",
+         "preference.implicit_bce.beta", "preference.kto.beta", "preference.simpo.beta",
+         "process.pure.temperature", "returns.minimum.temperature", "off_policy.shaped.gamma",
+         "controllers.recap.temperature", "controllers.adaptive_kl.target",
+         "group.stable_reinforce.bound", "surrogates.stable_reinforce.floor",
+         "surrogates.stable_reinforce.ceiling"),
+        _POSITIVE,
+    ),
+    **dict.fromkeys(
+        ("group.canon.alpha", "influence.thr.keep", "pairwise.brpo.bound", "hidden.verl.rate"),
+        "(0, 1]",
+    ),
+    **dict.fromkeys(("preference.dpo.smoothing", "preference.bradley_terry.smoothing"), "[0, 0.5)"),
+    "preference.simpo.gamma": _NOT_NEGATIVE,
+    "surrogates.dual_clip.c": "(1, inf]",
+    "likelihood.std_filter.beta": _NOT_NEGATIVE,
+    "rubrics.gated.share": "(0, 1)",
+    "verification.self_mixed.share": _SHARE,
+    "aggregate.constant_length.length": _COUNT,
+}  # fmt: skip
+
+# Bounds of one and the same quantity; of the surrogates they are widths to both sides of 1.
+_PAIRS = (("low", "high"), ("cap_low", "cap_high"), ("floor", "ceiling"))
+_WIDTHS = ("surrogates", "off_policy")
+
+
+def within(value: float, interval: str) -> bool:
+    """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none.
+
+    Raises: ConfigError for what is no interval.
+    """
+    try:
+        low, high = (float(x) for x in interval.strip()[1:-1].split(","))
+        opens, closes = {"[": True, "(": False}[interval[0]], {"]": True, ")": False}[interval[-1]]
+    except (ValueError, KeyError, IndexError) as e:
+        raise ConfigError(f"ranges: got {interval!r}, expected such as '[0, 1)'") from e
+    return (low <= value if opens else low < value) and (value <= high if closes else value < high)
+
+
+def check(where: str, name: str, fn: tp.Any, settings: tp.Mapping[str, tp.Any]) -> None:
+    """Looks at the numbers of a method.
+
+    Args:
+      where: for the message.  name: 'module.function' of the config.  fn: what it stands for.
+      settings: as bound: numbers, schedules (whose both ends are looked at) and anything else.
+    Raises: ConfigError naming the setting, what it got and the interval.
+    """
+    own = dict(getattr(fn, "ranges", {}))
+    if foreign := sorted(set(own) - set(settings)):
+        known = [k for k in settings if k not in own]
+        raise ConfigError(
+            f"{where}: its ranges name {foreign[0]!r}, which is no setting of it."
+            + suggest(foreign[0], known)
+        )
+    ours = getattr(fn, "__module__", "").startswith("rlpt.")
+    for key, value in settings.items():
+        interval = own.get(key)
+        if ours:
+            family = name.partition(".")[0]
+            found = (RANGES.get(k) for k in (f"{name}.{key}", f"{family}.{key}", key))
+            interval = next((x for x in found if x), interval)
+        ends = (value.init, value.end) if hasattr(value, "restarts") else (value,)
+        for x in ends:
+            if isinstance(x, bool) or not isinstance(x, int | float):
+                continue
+            if math.isnan(x) or (interval and not within(x, interval)):
+                raise ConfigError(
+                    f"{where}.{key}: got {x}, expected a number"
+                    + f" in {interval}" * bool(interval)
+                )
+    for low, high in _PAIRS if ours and name.partition(".")[0] not in _WIDTHS else ():
+        a, b = settings.get(low), settings.get(high)
+        if isinstance(a, int | float) and isinstance(b, int | float) and a > b:
+            raise ConfigError(f"{where}: got {low}={a} above {high}={b}, expected it below")
