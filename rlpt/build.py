@@ -250,7 +250,7 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
                         "expected 1 with a larger rollout.group"
                     )
 
-    wrote: dict[str, str] = {}
+    wrote: dict[str, set[str]] = {}
 
     def scored(table: Table, params: tp.Any) -> Table:
         table["ref_logp"] = logp = table["sampler_logp"]  # scored where a method reads it
@@ -315,10 +315,10 @@ def _is_own(method: config_lib.Bound) -> bool:
     return not method.fn.__module__.startswith("rlpt.")
 
 
-def _noting(method: config_lib.Bound, wrote: dict[str, str]) -> config_lib.Bound:
-    """The method, noting what it writes where the name is the user's: {column: method}."""
+def _noting(method: config_lib.Bound, wrote: dict[str, set[str]]) -> config_lib.Bound:
+    """The method, noting what it writes where the names are the user's: {method: columns}."""
     if method.writes:
-        wrote[method.writes] = method.name
+        wrote.setdefault(method.name, set()).add(method.writes)
     if not _is_own(method):
         return method
 
@@ -326,14 +326,17 @@ def _noting(method: config_lib.Bound, wrote: dict[str, str]) -> config_lib.Bound
         out = method.fn(**given)
         columns = out[0] if method.init and isinstance(out, tuple) and out else out
         if isinstance(columns, dict):
-            wrote.update(dict.fromkeys(columns, method.name))
+            wrote.setdefault(method.name, set()).update(columns)
         return out
 
     return dataclasses.replace(method, fn=call)
 
 
 def _check_names(
-    whole: Table, methods: tp.Iterable[config_lib.Bound], wrote: dict[str, str], reads: set[str]
+    whole: Table,
+    methods: tp.Iterable[config_lib.Bound],
+    wrote: dict[str, set[str]],
+    reads: set[str],
 ) -> None:
     """Looks for columns that are misspelt where they are written, or where None is the default.
 
@@ -351,14 +354,18 @@ def _check_names(
                     f"{method.name} asks for the column {parameter!r}, which nothing makes, so "
                     f"that it is always None. Did you mean {near[0]!r}? Else give it another name"
                 )
-    for name, writer in wrote.items():
-        kind = name.partition("/")[0]
-        if kind not in ("metrics", "verdict") and not {name, kind} & {*columns_lib.LEGEND, *reads}:
-            raise ConfigError(
-                f"{writer} writes the column {name!r}, which nothing reads."
-                + suggest(name, sorted({*reads, *columns_lib.LEGEND}))
-                + f" For the log, write the scalar metrics/{name}."
-            )
+    asked = {*columns_lib.LEGEND, *reads}
+    for writer, names in wrote.items():
+        columns = [n for n in names if n.partition("/")[0] not in ("metrics", "verdict")]
+        unread = [n for n in columns if not {n, n.partition("/")[0]} & asked]
+        some = len(unread) < len(columns)  # it may offer more than this config reads
+        for name in unread:
+            if not some or difflib.get_close_matches(name, sorted(asked), 1, 0.8):
+                raise ConfigError(
+                    f"{writer} writes the column {name!r}, which nothing reads."
+                    + suggest(name, sorted(asked))
+                    + f" For the log, write the scalar metrics/{name}."
+                )
 
 
 def _check_terms(learner: learner_lib.Learner, table: Table) -> None:

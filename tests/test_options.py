@@ -257,5 +257,5 @@ def test_verifiers_that_say_nothing_stop_the_run(tmp_path):
 def test_summary_names_the_run(tmp_path):
     train(tmp_path)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert {"config", "tokenizer", "model"} == set(summary["identity"])
+    assert {"config", "tokenizer", "model", "code"} == set(summary["identity"])
     assert summary["seconds"]["all"] >= summary["seconds"]["train_and_eval"] > 0

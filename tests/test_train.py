@@ -288,7 +288,7 @@ def test_a_critic_is_a_second_learner(tmp_path):
     changes = dict(
         learners__critic=CRITIC, advantage=(dict(fn="gae.gae", lam=1.0, whiten=False),),
         learner__start=2, scorers=(dict(fn="tests.toy:surprise", scale=2.0),), debug=True,
-        steps=6, export=False, eval__prompts=0,
+        shaping=("tests.toy:as_before",), steps=6, export=False, eval__prompts=0,
     )  # fmt: skip
     whole = train_lib.train(toy(**changes), tmp_path / "whole").workdir
     log = [m for m in lines(whole / "metrics.jsonl") if "critic/loss/total" in m]
@@ -362,7 +362,7 @@ BAD = [
         dict(advantage=(dict(fn="tests.toy:wants_unmade_column"),)),
         "needs the column 'brilliance', which nothing makes",
     ),
-    (dict(advantage=(dict(fn="tests.toy:wrong_shape"),)), r"wrote 'advantages' with shape \(4,\)"),
+    (dict(advantage=(dict(fn="tests.toy:wrong_shape"),)), r"wrote 'advantages' with shape \(8,\)"),
     (dict(shaping=("tests.toy:a_scalar",)), "wrote the scalar 'level', expected .* metrics/level"),
     (
         dict(verifiers=(dict(fn="number.number", name="n", missing=dict(unparseable="mask")),)),
