@@ -34,7 +34,7 @@ from rlpt.models.load import Loaded
 from rlpt.models.transformer import ModelConfig
 from rlpt.tasks import build as tasks_build
 from rlpt.tasks.base import Prompt, content_id
-from rlpt.tasks.stream import Source
+from rlpt.tasks.stream import Curriculum, Source
 
 _TINY = ModelConfig(8, 1, 8, 8, 1, 1, 8)  # for shapes
 
@@ -229,6 +229,7 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
         own = {k: v for k, v in dict(spec).items() if k not in of_pool}
         config_lib.entry("verifiers", own)
     rollout_of(config)
+    Curriculum(tp.cast(tp.Any, None), **curriculum_of(config))
     chain = chain_lib.build(config, config.rollout.group_blocks)
     scorers = tuple(config_lib.entry("scorers", s) for s in config.scorers)
     learners = make_learners(config, _TINY)
@@ -413,6 +414,11 @@ def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:
     if any(callable(v) for v in bound.numbers.values()):
         raise ConfigError("config.rollout.options: got a schedule, expected plain values")
     return functools.partial(bound.fn, **bound.static, **bound.numbers_at(0))
+
+
+def curriculum_of(config: tp.Any) -> dict[str, tp.Any]:
+    """The settings of `tasks.stream.Curriculum`."""
+    return {k: v for k, v in config.curriculum.items() if k != "enabled"}
 
 
 def completion_of(config: tp.Any) -> collections.abc.Callable[..., tp.Any] | None:

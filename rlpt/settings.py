@@ -47,7 +47,10 @@ def default() -> tp.Any:
     )
     c.tasks = (dict(fn="arithmetic.sums", weight=1.0),)
     c.too_long = "drop"  # or fail: what to do with prompts wider than the largest bucket
-    c.curriculum = dict(enabled=False, low=0.0, high=1.0)
+    # by: band (pass rates between low and high) or uncertainty; see rlpt.tasks.stream.Curriculum
+    c.curriculum = dict(
+        enabled=False, by="band", low=0.0, high=1.0, momentum=0.5, revisit=0.1, patience=4
+    )
     c.verifiers = (dict(fn="number.number", name="number", weight=1.0),)
     # What a row without a verdict counts as: a reward; mask: out of statistics and loss, also
     # where the verifier has weight 0; ignore: the verdict is NaN and the row stays, for one that
@@ -175,10 +178,12 @@ def max_skipped(config: tp.Any, name: str) -> int:
 
 
 def runlocal(config: tp.Any) -> tp.Any:
-    """Shrinks a run to some seconds on a laptop and returns it; the method stays as it is.
+    """Shrinks a run to some seconds on a laptop and returns it.
 
-    The model is a random one that writes characters, so each verifier becomes one that it can
-    satisfy: the reply's first character is a digit (for the second verifier its second, …).
+    Rollout, scorers, shaping, credit and losses stay as they are.  The model is a random one that
+    writes characters, so each verifier becomes one that it can satisfy: the reply's first character
+    is a digit (for the second verifier its second, …).  Sizes, micro-batches, evaluations and all
+    learning rates are replaced too.
     """
     c = config
     c.steps = 4

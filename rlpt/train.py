@@ -147,7 +147,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         plain = Stream(sources, config.seed)
         stream: Stream | Curriculum = plain
         if config.curriculum.enabled:
-            stream = Curriculum(plain, config.curriculum.low, config.curriculum.high)
+            stream = Curriculum(plain, **build.curriculum_of(config))
 
         # ---- learners and state
         with memory.explain_oom("start", config):

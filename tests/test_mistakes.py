@@ -193,6 +193,7 @@ def square(**more):
             dict(shaping=(dict(fn="shaping.affine", scale=2.0, writes="rewrads"),)),
             "rewards shaping.affine writes the column 'rewrads', which nothing reads",
         ),
+        (dict(curriculum__by="doubt"), "curriculum: got by='doubt', expected 'band' or"),
         (dict(advantage=(ME + "nothing",)), "nothing returned NoneType, expected an array, or a"),
         (dict(advantage=(ME + "two_things",)), "two_things returned tuple, expected an array"),
         (square(advantage=(ME + "transposed",)), "wrote 'advantages' with shape (4, 8), expected"),
@@ -281,7 +282,7 @@ def square(**more):
 )
 def test_refused_before_anything_is_loaded(changes, message):
     pattern = message if ".*" in message else re.escape(message)
-    with pytest.raises(config.ConfigError, match=pattern):
+    with pytest.raises(ValueError, match=pattern):
         build.check(toy(**changes))
 
 

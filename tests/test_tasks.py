@@ -204,6 +204,25 @@ def test_curriculum_fills_up_with_the_nearest_and_tries_again():
     assert _ids(always.take(10)) == _ids(plain.take(10))
 
 
+def test_curriculum_by_uncertainty():
+    """Prompts come as often as 2 sqrt(r (1 - r)) says: 1, 0.8, 0.6, and 0.1 for what is known."""
+    c = _curriculum(by="uncertainty", revisit=0.1, patience=10**6)
+    rates = {"a0": 0.5, "a1": 0.2, "a2": 0.1, "a3": 1.0, "a4": 0.0}
+    for i in range(20):
+        c.update(f"a{i}", rates.get(f"a{i}", 0.0))
+    ids = [p.id for p, _ in c.take(4300)]
+    count = {k: ids.count(k) for k in rates}
+    chance = {"a0": 1.0, "a1": 0.8, "a2": 0.6, "a3": 0.1, "a4": 0.1}
+    for k, want in chance.items():
+        assert count[k] / count["a0"] == pytest.approx(want, abs=0.05), k
+    untried = _curriculum(by="uncertainty", revisit=0.0)
+    assert len({p.id for p, _ in untried.take(20)}) == 20, "untried prompts are the most uncertain"
+    with pytest.raises(base.TaskError, match="got by='doubt', expected 'band' or 'uncertainty'"):
+        _curriculum(by="doubt")
+    with pytest.raises(base.TaskError, match="by='uncertainty', which has no band"):
+        _curriculum(by="uncertainty", low=0.1)
+
+
 def test_curriculum_rate_and_state():
     c = _curriculum(momentum=0.75)
     c.update("a0", 1.0)

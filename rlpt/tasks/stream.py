@@ -139,10 +139,10 @@ class Stream:
 
 
 class Curriculum:
-    """Prefers prompts whose running pass rate is inside a band.
+    """Prefers prompts by their running pass rate r: inside a band, or as uncertain as may be.
 
-    Wraps a stream: prompts that are too hard or too easy are passed over, unless
-    it is their turn to be tried again, or too few others are left.
+    Wraps a stream: other prompts are passed over, unless it is their turn to be
+    tried again, or too few others are left.
     """
 
     def __init__(
@@ -153,9 +153,13 @@ class Curriculum:
         momentum: float = 0.5,
         revisit: float = 0.1,
         patience: int = 4,
+        by: str = "band",
     ):
         """
         Args:
+          by: "band", or "uncertainty": a prompt is taken with the chance 2 sqrt(r (1 - r)), the
+            standard deviation of a binary reward by its largest, and with `revisit` at least, as
+            Xu & Ding, "Single-stream Policy Optimization", arXiv:2509.13232, weigh prompts.
           low, high: the band; a rate is inside if low < rate < high.  So the default
             passes over only what has always failed or always succeeded.
           momentum: weight of the old rate in `update`; 0: only the last one counts.
@@ -174,7 +178,13 @@ class Curriculum:
                 f"curriculum: got revisit={revisit}, patience={patience}; expected a revisit "
                 "in [0, 1] and patience >= 1"
             )
-        self.stream = stream
+        if by not in ("band", "uncertainty"):
+            raise base.TaskError(f"curriculum: got by={by!r}, expected 'band' or 'uncertainty'")
+        if by == "uncertainty" and (low, high) != (0.0, 1.0):
+            raise base.TaskError(
+                f"curriculum: got low={low}, high={high} with by='uncertainty', which has no band"
+            )
+        self.stream, self.by = stream, by
         self.low, self.high = low, high
         self.momentum, self.revisit, self.patience = momentum, revisit, patience
         self._rates: dict[str, float] = {}
@@ -189,10 +199,9 @@ class Curriculum:
             if len(taken) == n:
                 break
             (draw,) = self.stream.take(1)
-            again = _uniform(self._seed, "revisit", self._looked) < self.revisit
+            again = _uniform(self._seed, "revisit", self._looked)
             self._looked += 1
-            inside = self._distance(draw[0].id) == 0.0
-            (taken if inside or again else passed).append(draw)
+            (taken if again < self._chance(draw[0].id) else passed).append(draw)
         passed.sort(key=lambda draw: self._distance(draw[0].id))  # stable: ties as they came
         return taken + passed[: n - len(taken)]
 
@@ -224,12 +233,23 @@ class Curriculum:
         self._looked = state["looked"]
         self._rates = dict(state["rates"])
 
+    def _chance(self, prompt_id: str) -> float:
+        """With which a prompt is taken when it comes."""
+        distance = self._distance(prompt_id)
+        if self.by == "uncertainty":
+            return max(self.revisit, 1.0 - distance)
+        return self.revisit if distance else 1.0
+
     def _distance(self, prompt_id: str) -> float:
         """How far a prompt's rate is from the band; 0.0 inside, and for untried prompts.
+
+        By uncertainty it is 1 - 2 sqrt(r (1 - r)).
 
         On the border of the open band the distance is tiny, not zero.
         """
         rate = self._rates.get(prompt_id)
+        if rate is not None and self.by == "uncertainty":
+            return 1.0 - 2.0 * math.sqrt(rate * (1.0 - rate))
         if rate is None or self.low < rate < self.high:
             return 0.0
         return max(self.low - rate, rate - self.high, 1e-9)
