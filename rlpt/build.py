@@ -311,16 +311,11 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
     return chain, scorers
 
 
-def _is_own(method: config_lib.Bound) -> bool:
-    """Whether a function is the user's, not rlpt's."""
-    return not method.fn.__module__.startswith("rlpt.")
-
-
 def _noting(method: config_lib.Bound, wrote: dict[str, set[str]]) -> config_lib.Bound:
     """The method, noting what it writes where the names are the user's: {method: columns}."""
     if method.writes:
         wrote.setdefault(method.name, set()).add(method.writes)
-    if not _is_own(method):
+    if not method.foreign:
         return method
 
     def call(**given: tp.Any) -> tp.Any:
@@ -346,7 +341,7 @@ def _check_names(
         that something asks for.
     """
     known = {*columns_lib.LEGEND, *whole, *(k.partition("/")[0] for k in whole)}
-    for method in filter(_is_own, methods):
+    for method in (m for m in methods if m.foreign):
         for parameter, column, required in method.columns:
             if required or column in known or column in config_lib.GIVEN:
                 continue

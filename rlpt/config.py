@@ -228,6 +228,11 @@ class Bound:
         return tuple(c for p, c, _ in self.columns if p not in RESERVED)
 
     @property
+    def foreign(self) -> bool:
+        """Whether the function is the user's, not rlpt's own."""
+        return not ranges.is_ours(self.fn)
+
+    @property
     def own_name(self) -> str:
         """The function's name, without its module."""
         return re.split(r"[.: ]", self.name)[-1]

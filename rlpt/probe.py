@@ -78,7 +78,7 @@ def check_terms(learner: Learner, table: Table, group_blocks: int = 1) -> None:
     cuts = 0 < learner.micro_blocks < len(table["group"]) // learner.minibatches
     skips = learner.skip_zero_advantage and all(t.reads_advantages for t in learner.terms)
     for term, numbers in zip(learner.terms, learner.numbers(0), strict=True):
-        if all(b.fn.__module__.startswith("rlpt.") for b in term.bound):
+        if not any(b.foreign for b in term.bound):
             continue
         rows, given = _for_terms(learner, table)
         whole = _value(term, rows, given, numbers)

@@ -69,6 +69,11 @@ _PAIRS = (("low", "high"), ("cap_low", "cap_high"), ("floor", "ceiling"))
 _WIDTHS = ("surrogates", "off_policy")
 
 
+def is_ours(fn: tp.Any) -> bool:
+    """Whether a function is rlpt's own, not the user's."""
+    return str(getattr(fn, "__module__", "")).startswith("rlpt.")
+
+
 def within(value: float, interval: str) -> bool:
     """Whether a number lies in an interval such as "[0, 1)"; NaN lies in none.
 
@@ -97,7 +102,7 @@ def check(where: str, name: str, fn: tp.Any, settings: tp.Mapping[str, tp.Any]) 
             f"{where}: its ranges name {foreign[0]!r}, which is no setting of it."
             + suggest(foreign[0], known)
         )
-    ours = getattr(fn, "__module__", "").startswith("rlpt.")
+    ours = is_ours(fn)
     for key, value in settings.items():
         interval = own.get(key)
         if ours:
