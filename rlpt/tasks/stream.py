@@ -158,8 +158,9 @@ class Curriculum:
         """
         Args:
           by: "band", or "uncertainty": a prompt is taken with the chance 2 sqrt(r (1 - r)), the
-            standard deviation of a binary reward by its largest, and with `revisit` at least, as
-            Xu & Ding, "Single-stream Policy Optimization", arXiv:2509.13232, weigh prompts.
+            standard deviation of a binary reward by its largest, and with `revisit` at least;
+            after the prioritized sampling of Xu & Ding, "Single-stream Policy Optimization",
+            arXiv:2509.13232, whose running rate is another.
           low, high: the band; a rate is inside if low < rate < high.  So the default
             passes over only what has always failed or always succeeded.
           momentum: weight of the old rate in `update`; 0: only the last one counts.
@@ -234,7 +235,7 @@ class Curriculum:
         self._rates = dict(state["rates"])
 
     def _chance(self, prompt_id: str) -> float:
-        """With which a prompt is taken when it comes."""
+        """The chance, in [0, 1], with which a prompt is taken when it comes."""
         distance = self._distance(prompt_id)
         if self.by == "uncertainty":
             return max(self.revisit, 1.0 - distance)
