@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import inspect
@@ -28,7 +27,7 @@ from rlpt import learner as learner_lib
 from rlpt import learners as learners_lib
 from rlpt import optim, probe, scoring, settings, sharding
 from rlpt.columns import Table
-from rlpt.config import ConfigError, suggest
+from rlpt.config import ConfigError
 from rlpt.models import transformer
 from rlpt.models.load import Loaded
 from rlpt.models.transformer import ModelConfig
@@ -262,7 +261,7 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
             models["reference"] = models["policy"]
         for name, entry in entries.items():
             if entry["table"] == "policy" and entry["when"] == "before_credit":
-                _check_terms(learners[name], table)
+                probe.check_shapes(learners[name], table)
         for name, learner in learners.items():
             if learner.output == "value":
                 models[name] = (learner, scoring.value_params(params))
@@ -271,19 +270,19 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
             if name != "policy" and (writes := entries[name]["writes"]):
                 table[writes] = logp
         numbers = [s.numbers_at(0) for s in scorers]
-        noted = [_noting(s, wrote) for s in scorers]
+        noted = [probe.noting(s, wrote) for s in scorers]
         return table | learners_lib.score_columns(noted, models, table, numbers, 0)
 
     def credited(table: Table, key: jax.Array) -> Table:
         shaping, credit = (
-            tuple(_noting(m, wrote) for m in ms) for ms in (chain.shaping, chain.credit)
+            tuple(probe.noting(m, wrote) for m in ms) for ms in (chain.shaping, chain.credit)
         )
         noted = dataclasses.replace(chain, shaping=shaping, credit=credit)
         table, _ = noted(table, chain.init(), chain.numbers(0), key, jnp.int32(0))
         for name, learner in learners.items():
             entry = entries.get(name, settings.LEARNER)
             if entry["table"] == "policy" and entry["when"] == "after_credit":
-                _check_terms(learner, table)
+                probe.check_shapes(learner, table)
         return table
 
     others = rollout_tables(config)
@@ -295,7 +294,7 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
                     f"{' or '.join(map(repr, ['policy', *others]))}, of {config.rollout.fn}"
                 )
             own = _abstract(config, others[entry["table"]])
-            jax.eval_shape(functools.partial(_check_terms, learners[name]), own)
+            jax.eval_shape(functools.partial(probe.check_shapes, learners[name]), own)
 
     params = jax.eval_shape(lambda: transformer.init_params(_TINY, jax.random.key(0)))
     rolled = abstract_table(config)
@@ -303,86 +302,12 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
     whole = jax.eval_shape(credited, table, jax.eval_shape(lambda: jax.random.key(0)))
     methods = [m for _, m in chain.methods]
     methods += [b for r in learners.values() for t in r.terms for b in (*t.bound, t.weights)]
-    _check_names(whole, (*methods, *scorers), wrote, reads)
+    probe.check_names(whole, (*methods, *scorers), wrote, reads)
     probe.check_noise_correction(chain, table)
     for name, learner in learners.items():
         if entries.get(name, settings.LEARNER)["table"] == "policy":
             probe.check_terms(learner, whole, config.rollout.group_blocks)
     return chain, scorers
-
-
-def _noting(method: config_lib.Bound, wrote: dict[str, set[str]]) -> config_lib.Bound:
-    """The method, noting what it writes where the names are the user's: {method: columns}."""
-    if method.writes:
-        wrote.setdefault(method.name, set()).add(method.writes)
-    if not method.foreign:
-        return method
-
-    def call(**given: tp.Any) -> tp.Any:
-        out = method.fn(**given)
-        columns = out[0] if method.init and isinstance(out, tuple) and out else out
-        if isinstance(columns, dict):
-            wrote.setdefault(method.name, set()).update(columns)
-        return out
-
-    return dataclasses.replace(method, fn=call)
-
-
-def _check_names(
-    whole: Table,
-    methods: tp.Iterable[config_lib.Bound],
-    wrote: dict[str, set[str]],
-    reads: set[str],
-) -> None:
-    """Looks for columns that are misspelt where they are written, or where None is the default.
-
-    Args:
-      whole: all columns of a step.  methods: of all stages.  wrote: of `_noting`.  reads: all names
-        that something asks for.
-    """
-    known = {*columns_lib.LEGEND, *whole, *(k.partition("/")[0] for k in whole)}
-    for method in (m for m in methods if m.foreign):
-        for parameter, column, required in method.columns:
-            if required or column in known or column in config_lib.GIVEN:
-                continue
-            if near := difflib.get_close_matches(column, sorted(known), 1, 0.8):
-                raise ConfigError(
-                    f"{method.name} asks for the column {parameter!r}, which nothing makes, so "
-                    f"that it is always None. Did you mean {near[0]!r}? Else give it another name"
-                )
-    asked = {*columns_lib.LEGEND, *reads}
-    for writer, names in wrote.items():
-        columns = [n for n in names if n.partition("/")[0] not in ("metrics", "verdict")]
-        unread = [n for n in columns if not {n, n.partition("/")[0]} & asked]
-        some = len(unread) < len(columns)  # it may offer more than this config reads
-        for name in unread:
-            if not some or difflib.get_close_matches(name, sorted(asked), 1, 0.8):
-                raise ConfigError(
-                    f"{writer} writes the column {name!r}, which nothing reads."
-                    + suggest(name, sorted(asked))
-                    + f" For the log, write the scalar metrics/{name}."
-                )
-
-
-def _check_terms(learner: learner_lib.Learner, table: Table) -> None:
-    """Evaluates the terms of a loss on abstract columns and outputs.
-
-    Raises: ConfigError for a term whose value or weights are not [P,G,T].
-    """
-    logp = table["sampler_logp"]
-    given = {"hidden": jnp.zeros((*logp.shape, _TINY.d_model)), learner.output: logp}
-    if learner.output == "logp":
-        given |= {"entropy": logp, "log_ratio": logp}
-        table = {**table, "old_logp": logp}
-    numbers = learner.numbers(0)
-    weights = learner.term_weights(table, numbers)
-    for term, w, n in zip(learner.terms, weights, numbers, strict=True):
-        value, _ = term.evaluate(table, given, n)
-        if value.shape != w.shape or value.shape != logp.shape:
-            raise ConfigError(
-                f"loss term {term.name!r}: value {value.shape} and weights "
-                f"{w.shape}, expected [P,G,T] = {logp.shape}"
-            )
 
 
 def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:

@@ -8,6 +8,7 @@ trying: the chain runs on small random tables, once as it is and once with the
 correction taken out (all rates 0), and the two must not give the same advantages.
 
 Is the value of a loss of your own that of each block alone, and none where there is no advantage?
+Is a column that a function of your own writes read by anything, under that name?
 
 A function that corrects for noise has the attribute `corrects_noise = True`,
 takes its rates as the settings fp_rate, fn_rate and the columns fp_rates,
@@ -17,6 +18,7 @@ fn_rates, or some of them, and returns an array; rates of 0 mean no correction.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import typing as tp
 
@@ -24,9 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlpt import columns as columns_lib
 from rlpt.chain import Chain
 from rlpt.columns import Table
-from rlpt.config import Bound, ConfigError
+from rlpt.config import GIVEN, Bound, ConfigError, suggest
 from rlpt.learner import Learner, Term
 
 # Tables one after the other, since estimates of rates have a memory; the last at the end of all
@@ -61,6 +64,80 @@ def check_noise_correction(chain: Chain, table: Table) -> None:
             "deviation, such as group.rloo, follow rewards noise.backward. Where the rates are the "
             "same for all rows, an uncorrected run does as well."
         )
+
+
+def noting(method: Bound, wrote: dict[str, set[str]]) -> Bound:
+    """The method, noting what it writes where the names are the user's: {method: columns}."""
+    if method.writes:
+        wrote.setdefault(method.name, set()).add(method.writes)
+    if not method.foreign:
+        return method
+
+    def call(**given: tp.Any) -> tp.Any:
+        out = method.fn(**given)
+        columns = out[0] if method.init and isinstance(out, tuple) and out else out
+        if isinstance(columns, dict):
+            wrote.setdefault(method.name, set()).update(columns)
+        return out
+
+    return dataclasses.replace(method, fn=call)
+
+
+def check_names(
+    whole: Table,
+    methods: tp.Iterable[Bound],
+    wrote: dict[str, set[str]],
+    reads: set[str],
+) -> None:
+    """Looks for columns that are misspelt where they are written, or where None is the default.
+
+    Args:
+      whole: all columns of a step.  methods: of all stages.  wrote: of `noting`.  reads: all names
+        that something asks for.
+    """
+    known = {*columns_lib.LEGEND, *whole, *(k.partition("/")[0] for k in whole)}
+    for method in (m for m in methods if m.foreign):
+        for parameter, column, required in method.columns:
+            if required or column in known or column in GIVEN:
+                continue
+            if near := difflib.get_close_matches(column, sorted(known), 1, 0.8):
+                raise ConfigError(
+                    f"{method.name} asks for the column {parameter!r}, which nothing makes, so "
+                    f"that it is always None. Did you mean {near[0]!r}? Else give it another name"
+                )
+    asked = {*columns_lib.LEGEND, *reads}
+    for writer, names in wrote.items():
+        columns = [n for n in names if n.partition("/")[0] not in ("metrics", "verdict")]
+        unread = [n for n in columns if not {n, n.partition("/")[0]} & asked]
+        some = len(unread) < len(columns)  # it may offer more than this config reads
+        for name in unread:
+            if not some or difflib.get_close_matches(name, sorted(asked), 1, 0.8):
+                raise ConfigError(
+                    f"{writer} writes the column {name!r}, which nothing reads."
+                    + suggest(name, sorted(asked))
+                    + f" For the log, write the scalar metrics/{name}."
+                )
+
+
+def check_shapes(learner: Learner, table: Table) -> None:
+    """Evaluates the terms of a loss on abstract columns and outputs.
+
+    Raises: ConfigError for a term whose value or weights are not [P,G,T].
+    """
+    logp = table["sampler_logp"]
+    given = {"hidden": jnp.zeros((*logp.shape, learner.model.d_model)), learner.output: logp}
+    if learner.output == "logp":
+        given |= {"entropy": logp, "log_ratio": logp}
+        table = {**table, "old_logp": logp}
+    numbers = learner.numbers(0)
+    weights = learner.term_weights(table, numbers)
+    for term, w, n in zip(learner.terms, weights, numbers, strict=True):
+        value, _ = term.evaluate(table, given, n)
+        if value.shape != w.shape or value.shape != logp.shape:
+            raise ConfigError(
+                f"loss term {term.name!r}: value {value.shape} and weights "
+                f"{w.shape}, expected [P,G,T] = {logp.shape}"
+            )
 
 
 def check_terms(learner: Learner, table: Table, group_blocks: int = 1) -> None:

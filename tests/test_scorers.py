@@ -1,6 +1,7 @@
 """Scorers, and the advantages that stand on them: worked numbers, identities, a real model."""
 
 import functools
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,12 @@ def model(table):
     return scoring.outputs(CFG, params(), given, entropy=True)
 
 
+def critic(table):
+    value = scoring.value_params(params())
+    kernel = jax.random.normal(jax.random.key(2), value["value_head"]["kernel"].shape)
+    return scoring.values(CFG, value | {"value_head": {"kernel": kernel, "bias": 0.5}}, table)
+
+
 ask = jax.jit(model)
 
 
@@ -77,7 +84,7 @@ def table():
 @functools.cache
 def program(name, **settings):
     bound = config_lib.resolve("scorers", name, **settings)
-    return jax.jit(lambda t: bound(t, head=head, models={"policy": model}))
+    return jax.jit(lambda t: bound(t, head=head, models={"policy": model, "critic": critic}))
 
 
 def score(name, columns=None, **settings):
@@ -111,6 +118,7 @@ SCORERS = {
     "answers.information_gain": {"turns": 3},
     "verification.self_logp": {},
     "verification.in_context": {"model": "policy", "output": "logp"},
+    "verification.end_value": {},
 }
 
 
@@ -583,3 +591,41 @@ def test_igpo_leaves_rows_and_turns_out_that_are_not_there():
     want = [[[1 - first] * 4, [0.3 - first, -second, -second, 0],
              [0.6 - first, 0.4 - second, 0, 0], [0] * 4]]  # fmt: skip
     close(got, want, what="the mean of a turn is over the rows that have it")
+
+
+# ---- a critic
+
+
+def test_the_value_behind_the_last_token():
+    """That of a row with one token more, before that token, whatever it is."""
+    t = table()
+    got = score("verification.end_value")["last_value"]
+    length = np.asarray(t["completion_mask"]).sum(-1, keepdims=True)
+    at = np.arange(T + 1) == length
+    ragged = np.pad(t["completion_tokens"], ((0, 0), (0, 0), (0, 1)))
+    for token in (1, 2):
+        longer = t | {
+            "completion_tokens": jnp.asarray(np.where(at, token, ragged)),
+            "completion_mask": jnp.asarray(np.arange(T + 1) <= length),
+        }
+        close(got, np.where(at, critic(longer)["value"], 0).sum(-1), atol=1e-5)
+    assert np.ptp(got) > 0.1, "rows differ"
+    empty = t | {"completion_mask": jnp.zeros_like(t["completion_mask"])}
+    close(
+        score("verification.end_value", empty)["last_value"],
+        np.broadcast_to(critic(t)["value"][:, :1, 0], (P, G)), 1e-5, "the prompt's",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="got 'policy', a language model; expected a learner"):
+        score("verification.end_value", model="policy")
+
+
+def test_a_config_may_end_truncated_rows_in_their_value():
+    c = runpy.run_path("configs/ppo.py")["get_config"]("runlocal")
+    c.advantage = (dict(fn="gae.gae", bootstrap_truncated=True),)
+    with pytest.raises(ValueError, match="truncated and last_value, the latter of config.scorers"):
+        build.check(c)
+    c.scorers = (dict(fn="verification.end_value", model="critic"),)
+    build.check(c)
+    c.scorers = (dict(fn="verification.end_value", model="critc"),)
+    with pytest.raises(config_lib.ConfigError, match="no model 'critc', only critic, policy"):
+        build.check(c)

@@ -39,7 +39,8 @@ def gae(
       gamma, lam: discount and trace decay per trained token.
       whiten: standardise the advantages over the batch's tokens (not the returns).
       eps: added to the variance then.
-      bootstrap_truncated: a truncated row ends in last_value; otherwise every row ends in 0.
+      bootstrap_truncated: a truncated row ends in last_value, which the scorer
+        `verification.end_value` writes; otherwise every row ends in 0.
 
     Returns: advantages and returns, [P,G,T] float32, 0 outside loss_mask and row_mask; scalar
       metrics/explained_variance, 1 - var(returns - values) / var(returns) over trained tokens (0
@@ -56,7 +57,8 @@ def gae(
     if bootstrap_truncated:
         if truncated is None or last_value is None:
             raise ValueError(
-                "gae bootstrap_truncated=True needs the columns truncated and last_value"
+                "gae bootstrap_truncated=True needs the columns truncated and last_value, the "
+                "latter of config.scorers = (dict(fn='verification.end_value', model='critic'),)"
             )
         end = jnp.where(truncated, last_value, end)
 

@@ -1,4 +1,4 @@
-"""Judgements of completions by a model: of one token behind them, and in another context."""
+"""Judgements of completions by a model: of their end, and in another context."""
 
 from __future__ import annotations
 
@@ -67,3 +67,49 @@ def in_context(
         known = ", ".join(k for k in ("value", "logp") if k in out)
         raise ValueError(f"in_context output: got {output!r}, expected of {model!r}: {known}")
     return out[output]
+
+
+def end_value(
+    models: dict[str, Model],
+    prompt_tokens: jax.Array,
+    prompt_mask: jax.Array,
+    completion_tokens: jax.Array,
+    completion_mask: jax.Array,
+    temperature: jax.Array,
+    *,
+    model: str = "critic",
+) -> dict[str, jax.Array]:
+    """What a critic says of the state behind the last token, for what was cut off there.
+
+    `advantages.gae.gae` with bootstrap_truncated=True ends truncated rows in it. It takes one more
+    forward pass of the critic.
+
+    Args:
+      models: name -> function from a table to its outputs.
+      model: which of `models` is asked, a learner with output='value'.
+      The others are columns of the rollout, which `rlpt.columns` describes.
+
+    Returns: last_value [P,G] float32; in an empty row that of the prompt.
+
+    Raises: ValueError for a model that is no value model.
+
+    Reference: Pardo et al., "Time Limits in Reinforcement Learning", arXiv:1712.00378.
+    """
+    chex.assert_equal_shape([completion_tokens, completion_mask])
+    one = ((0, 0), (0, 0), (0, 1))
+    out = models[model](
+        {
+            "prompt_tokens": prompt_tokens,
+            "prompt_mask": prompt_mask,
+            "completion_tokens": jnp.pad(completion_tokens, one),
+            "completion_mask": jnp.pad(completion_mask, one[:2] + ((1, 0),), constant_values=True),
+            "temperature": temperature,
+        }
+    )
+    if "value" not in out:
+        raise ValueError(
+            f"end_value model: got {model!r}, a language model; expected a learner of "
+            "config.learners with output='value'"
+        )
+    length = jnp.sum(completion_mask, axis=-1, keepdims=True)
+    return {"last_value": jnp.take_along_axis(out["value"], length, axis=-1)[..., 0]}
