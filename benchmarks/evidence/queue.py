@@ -43,6 +43,7 @@ CLAIMS = {  # name -> file of benchmarks/evidence, with its argument
     "tempo": "tempo.py",
     "pass_at_k": "pass_at_k.py",
     "tempo_three_sums": "tempo.py:three_sums",
+    "pass_at_k_warm": "pass_at_k_warm.py",
     **{name: f"{name}.py" for name in SINGLE},
 }
 KEPT = (
