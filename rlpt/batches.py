@@ -89,6 +89,18 @@ def take_blocks(batch: Batch, indices: collections.abc.Sequence[int]) -> Batch:
     return Batch(_numbered(table), text)
 
 
+def outcomes_of(
+    batch: Batch, rows: collections.abc.Iterable[tuple[int, int]]
+) -> list[tuple[str, dict[str, str]]]:
+    """What `Batch.left_out` says of rows (block, sample) of a verified batch that were judged."""
+    judged = batch.table["row_mask"]
+    return [
+        (prompt.id, {k: v.outcome for k, v in batch.text.verdicts[i][j].items()})
+        for i, j in rows
+        if judged[i, j] and (prompt := batch.text.prompts[i]) is not None
+    ]
+
+
 def widen(batch: Batch, group: int) -> Batch:
     """The batch with blocks of `group` completions: empty slots behind those that it has.
 

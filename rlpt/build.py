@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections.abc
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -11,7 +10,6 @@ import inspect
 import json
 import os
 import platform
-import re
 import sys
 import typing as tp
 
@@ -26,8 +24,9 @@ from rlpt import generate as generate_lib
 from rlpt import learner as learner_lib
 from rlpt import learners as learners_lib
 from rlpt import optim, probe, scoring, settings, sharding
+from rlpt import sources as sources_lib
 from rlpt.columns import Table
-from rlpt.config import ConfigError
+from rlpt.config import ConfigError, suggest
 from rlpt.models import transformer
 from rlpt.models.load import Loaded
 from rlpt.models.transformer import ModelConfig
@@ -229,19 +228,22 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
         config_lib.entry("verifiers", own)
     rollout_of(config)
     Curriculum(tp.cast(tp.Any, None), **curriculum_of(config))
-    chain = chain_lib.build(config, config.rollout.group_blocks)
+    of_blocks = {k for k, (axes, _) in rollout_columns(config).items() if axes[1:2] != "G"}
+    chain = chain_lib.build(config, config.rollout.group_blocks, frozenset(of_blocks))
     scorers = tuple(config_lib.entry("scorers", s) for s in config.scorers)
     learners = make_learners(config, _TINY)
     entries = {name: settings.learner_entry(config, name) for name in config.learners}
     reads = {c for _, m in chain.methods for c in m.reads}
     reads = reads.union(*(r.reads() for r in learners.values()), *(s.reads for s in scorers))
+    reads = reads.union(config.log.columns)
     for learner in learners.values():
         names = [t.name for t in learner.terms]
         if len(set(names)) != len(names):
             raise ConfigError(
                 f"loss of {learner.name}: terms named {names}; give each a name= of its own"
             )
-        if config.rollout.group_blocks > 1:
+        own = entries.get(learner.name, settings.LEARNER)
+        if config.rollout.group_blocks > 1 and own["table"] == "policy":
             for term in learner.terms:
                 if term.value and getattr(term.value.fn, "couples_rows", False):
                     raise ConfigError(
@@ -303,11 +305,35 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
     methods = [m for _, m in chain.methods]
     methods += [b for r in learners.values() for t in r.terms for b in (*t.bound, t.weights)]
     probe.check_names(whole, (*methods, *scorers), wrote, reads)
+    _check_logged(config.log.columns, whole)
+    silent = [v["name"] for v in config.verifiers if not v.get("weight", 1.0)]
+    for _, method in chain.methods:
+        setting = getattr(method.fn, "takes_all_unless", "")
+        if setting and silent and not method.static.get(setting):
+            raise ConfigError(
+                f"{method.name} takes every verdict, also that of {silent[0]!r}, whose weight is "
+                f"0; name those that count with {setting}="
+            )
     probe.check_noise_correction(chain, table)
     for name, learner in learners.items():
         if entries.get(name, settings.LEARNER)["table"] == "policy":
             probe.check_terms(learner, whole, config.rollout.group_blocks)
     return chain, scorers
+
+
+def _check_logged(names: tp.Sequence[str], table: Table) -> None:
+    """Raises ConfigError for a column that rollouts.jsonl cannot keep. Args: table: all columns."""
+    for name in names:
+        if name not in table:
+            raise ConfigError(
+                f"config.log.columns: got {name!r}, which nothing makes." + suggest(name, table)
+            )
+        tokens = table["completion_tokens"].shape
+        if (shape := table[name].shape) not in (tokens[:1], tokens[:2], tokens):
+            raise ConfigError(
+                f"config.log.columns: {name!r} has the shape {shape}, expected [P], [P,G] or "
+                "[P,G,T], which is a number or one a token of each row"
+            )
 
 
 def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:
@@ -421,30 +447,6 @@ def identity(config: tp.Any, loaded: Loaded) -> dict[str, str]:
         "tokenizer": loaded.tokenizer.fingerprint(),
         "model": loaded.fingerprint,
     }
-    if code := _own_code(kept):  # of functions outside rlpt
+    if code := sources_lib.own_code(kept):  # of functions outside rlpt
         same["code"] = hashlib.sha256(code.encode()).hexdigest()[:16]
     return same
-
-
-def _own_code(settings: tp.Any) -> str:
-    """The sources of the modules that a config names as module:function."""
-    names = set()
-
-    def walk(node: tp.Any) -> None:
-        if isinstance(node, dict | list):
-            for child in node.values() if isinstance(node, dict) else node:
-                walk(child)
-        elif isinstance(node, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", node):
-            names.add(node)
-
-    walk(settings)
-    sources = {}
-    for name in sorted(names):
-        module_name, _, attribute = name.partition(":")
-        module = sys.modules.get(module_name)
-        with contextlib.suppress(OSError, TypeError):  # typed in, with no source to read
-            whole = hasattr(module, "__file__")  # a notebook has its cells alone
-            sources[module_name if whole else name] = inspect.getsource(
-                tp.cast(tp.Any, module) if whole else getattr(module, attribute)
-            )
-    return json.dumps(sources) if sources else ""

@@ -26,11 +26,16 @@ _OF_THE_LOG = ("reward", "rollout", "verdict", "advantage", "policy", "loss", "t
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Bound methods in order. `group_blocks` > 1: groups span up to that many blocks."""
+    """Bound methods in order.
+
+    group_blocks > 1: groups span up to that many blocks.  of_blocks: columns of a block, not of its
+    rows, whose second axis may be as long as a block has rows.
+    """
 
     shaping: tuple[Bound, ...]
     credit: tuple[Bound, ...]
     group_blocks: int = 1
+    of_blocks: frozenset[str] = frozenset()
 
     @property
     def methods(self) -> tuple[tuple[str, Bound], ...]:
@@ -69,7 +74,9 @@ class Chain:
         by_block, slot, written = table, None, {"advantages"}
         if self.group_blocks > 1:
             groups = -(-len(table["group"]) // self.group_blocks)
-            table, slot = columns_lib.gather_groups(table, groups, self.group_blocks)
+            table, slot = columns_lib.gather_groups(
+                table, groups, self.group_blocks, self.of_blocks
+            )
             # XLA does not cut a scatter whose index is data: all devices would compute all behind
             table = sharding.cut_blocks(table)
         for i, (name, method) in enumerate(self.methods):
@@ -196,13 +203,14 @@ def _fit(name: str, new: Table, table: Table) -> Table:
     return out
 
 
-def build(config: tp.Any, group_blocks: int = 1) -> Chain:
-    """The chain of config.verifiers, config.shaping and config.advantage."""
+def build(config: tp.Any, group_blocks: int = 1, of_blocks: frozenset[str] = frozenset()) -> Chain:
+    """The chain of config.verifiers, config.shaping and config.advantage; see `Chain`."""
     # NaN adds nothing: a verifier that does not judge this prompt leaves NaN and the row
     # stays; where a verdict is missing the rollout has set row_mask to False.
     weights = {v["name"]: float(v.get("weight", 1.0)) for v in config.verifiers}
     prelude = config_lib.resolve("rewards", "combine.weighted_sum", weights=weights, missing=0.0)
     shaping = (prelude, *(config_lib.entry("rewards", s) for s in config.shaping))
     return Chain(
-        shaping, tuple(config_lib.entry("advantages", a) for a in config.advantage), group_blocks
-    )
+        shaping, tuple(config_lib.entry("advantages", a) for a in config.advantage), group_blocks,
+        of_blocks,
+    )  # fmt: skip

@@ -112,13 +112,16 @@ def check(
                 fail(name, "NaN or inf at a trained token", "finite numbers")
 
 
-def gather_groups(table: Table, num_groups: int, blocks: int) -> tuple[Table, tp.Any]:
+def gather_groups(
+    table: Table, num_groups: int, blocks: int, of_blocks: tp.Collection[str] = ()
+) -> tuple[Table, tp.Any]:
     """Lays all rows of a group side by side, so that a group statistic is axis=1.
 
     Args:
       table: must have `group` [P] and `row_mask` [P,G].
       num_groups, blocks: static; blocks of groups >= num_groups, and those of a group
         behind its first `blocks`, are left out like empty ones (group -1).
+      of_blocks: columns [P,…] whose second axis is not G, even where it is as long.
     Returns: the gathered table and slot [P] int32, where each block went.  Row columns
       [P,G,...] become [num_groups, blocks*G, ...], with row_mask False where a group has
       fewer blocks; block columns ([P], prompt_*) are those of the group's first block.  One more:
@@ -145,7 +148,7 @@ def gather_groups(table: Table, num_groups: int, blocks: int) -> tuple[Table, tp
         tail = column.shape[1:]
         placed = jnp.zeros((num_groups * blocks + 1, *tail), column.dtype).at[slot].set(column)
         placed = placed[:-1].reshape(num_groups, blocks, *tail)
-        rows = tail[:1] == (g,) and not name.startswith("prompt_")
+        rows = tail[:1] == (g,) and not name.startswith("prompt_") and name not in of_blocks
         out[name] = placed.reshape(num_groups, blocks * g, *tail[1:]) if rows else placed[:, 0]
     return out, slot
 

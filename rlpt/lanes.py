@@ -375,7 +375,7 @@ def generate(
             blocks = sharding.place_batch(blocks, mesh)
             state = load(cfg, params, rows, state, *blocks, mesh=mesh, dtype=dtype)
             most = 1
-        steps = p * g * width if check is None else check_every - unchecked
+        steps = min(p * g * width, 2**31 - 1) if check is None else check_every - unchecked
         steps = min(steps, _LOOK_EVERY) if any(waiting) else steps
         state, busy = decode(
             cfg, params, rows, state, jnp.int32(steps), stop_ids, numbers,

@@ -105,6 +105,7 @@ class Learners:
             self.frozen = base
             trained = self._placed(lora.init_lora(base, key, rank, config.model.lora.targets))
         read = reads.union(*(r.reads() for r in learners.values()), *(s.reads for s in scorers))
+        read = read.union(config.log.columns)
         self._fixed_reference: Params = None
         if "ref_logp" in read:
             reference = base if rank else jax.tree.map(jnp.copy, base)

@@ -391,6 +391,8 @@ class RolloutLog:
       sampler_logp, advantages: one float a token of the completion
       verdicts: {verifier: score, null = no verdict}; outcomes: {verifier: outcome}
       reward: float; truncated: bool; origin: int
+      row_mask: bool, behind shaping; rollout_masks: {"row_mask", "train_mask"}, before it
+      columns: {column: number, or one a token}, of config.log.columns
     Floats are kept to 6 decimals, NaN and infinity become null.
 
     Args:

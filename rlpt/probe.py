@@ -241,7 +241,8 @@ def _undone_by(chain: Chain, index: int, table: Table) -> str:
 def _is_cancelled(chain: Chain, index: int, table: Table) -> bool:
     """Whether the advantages are those without the correction, wherever it did something."""
     if _writes(*chain.methods[index]) not in ("rewards", "advantages"):
-        return False  # kept beside them, for the log
+        if not _is_used(chain, index, table):
+            return False  # kept beside them, for the log
     plain = _without_correction(chain, index)
     tolerance = _tolerance(chain)
 
@@ -253,7 +254,7 @@ def _is_cancelled(chain: Chain, index: int, table: Table) -> bool:
         a, b = new["advantages"], old["advantages"]
         scale = jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b)))
         same = jnp.max(jnp.abs(a - b)) <= tolerance * scale  # NaN: not the same
-        return same, old[_EFFECT] > 0, (state, plain_state)
+        return same, (old[_EFFECT] > 0) & (scale > 0), (state, plain_state)
 
     states, verdicts = (chain.init(), plain.init()), []
     for step in STEPS:
@@ -267,7 +268,7 @@ def _is_cancelled(chain: Chain, index: int, table: Table) -> bool:
 def _without_correction(chain: Chain, index: int) -> Chain:
     """The chain with all rates 0 in the method at `index`, and how much that changed its result."""
     place, method = chain.methods[index]
-    credit, writes = place.startswith("advantage/"), _writes(place, method)
+    writes = _writes(place, method)
 
     def uncorrected(**given: tp.Any) -> Table:
         accepted = inspect.signature(method.fn).parameters
@@ -276,9 +277,31 @@ def _without_correction(chain: Chain, index: int) -> Chain:
         effect = jnp.max(jnp.abs(method.fn(**given) - out))
         return {writes: out, _EFFECT: effect}
 
+    return _with(chain, index, uncorrected)
+
+
+def _is_used(chain: Chain, index: int, table: Table) -> bool:
+    """Whether the advantages depend on what the method at `index` writes."""
+    writes, method = _writes(*chain.methods[index]), chain.methods[index][1]
+
+    def anything(**given: tp.Any) -> Table:
+        out = method.fn(**given)
+        return {writes: jax.random.normal(jax.random.key(1), out.shape)}
+
+    def advantages(of: Chain) -> jax.Array:
+        rows, step = _random(table, chain.group_blocks, 0), STEPS[-1]
+        run = jax.jit(lambda t, s, n: of(t, s, n, jax.random.key(0), jnp.int32(step)))
+        return run(rows, of.init(), of.numbers(step))[0]["advantages"]
+
+    return not bool(jnp.all(advantages(chain) == advantages(_with(chain, index, anything))))
+
+
+def _with(chain: Chain, index: int, fn: tp.Callable[..., Table]) -> Chain:
+    """The chain with another function, which writes columns by name, in the place `index`."""
+    credit = chain.methods[index][0].startswith("advantage/")
     methods = list(chain.credit if credit else chain.shaping)
     at = index - (len(chain.shaping) if credit else 0)
-    methods[at] = dataclasses.replace(method, fn=uncorrected)
+    methods[at] = dataclasses.replace(methods[at], fn=fn, writes="")
     if credit:
         return dataclasses.replace(chain, credit=tuple(methods))
     return dataclasses.replace(chain, shaping=tuple(methods))
@@ -299,13 +322,14 @@ def _eps(method: Bound) -> float:
 
 
 def _random(table: Table, group_blocks: int, seed: int) -> Table:
-    """A table of these shapes: full rows, random verdicts of 0 and 1, log-probs below 0."""
+    """A table of these shapes: full rows, random verdicts of 0 and 1 and further masks, log-probs
+    below 0."""
     rng = np.random.default_rng(seed)
     out: Table = {}
     logp = {k: table["sampler_logp"] for k in ("old_logp", "ref_logp") if "sampler_logp" in table}
     for name, column in (logp | table).items():
         draw = rng.random(column.shape)
-        if name.endswith("_mask"):
+        if name in columns_lib.LEGEND and name.endswith("_mask"):
             value = np.ones(column.shape)
         elif name == "group":
             value = np.arange(column.size) // group_blocks

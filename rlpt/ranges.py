@@ -18,7 +18,7 @@ _NOT_NEGATIVE, _POSITIVE, _SHARE, _COUNT = "[0, inf]", "(0, inf]", "[0, 1]", "[1
 # named with their module, or with module and function, as in configs.
 RANGES = {
     **dict.fromkeys(
-        ("eps", "min_std", "cap_low", "cap_high", "budget", "shrink", "shown", "horizon",
+        ("min_std", "cap_low", "cap_high", "budget", "shrink", "shown", "remember", "references",
          "limit", "lookahead", "cooldown", "desirable", "undesirable", "tolerance"),
         _NOT_NEGATIVE,
     ),
@@ -34,7 +34,11 @@ RANGES = {
          "full_count", "ngram", "max_length", "cache"),
         _COUNT,
     ),
-    **dict.fromkeys(("timeout", "deadline", "seconds", "kappa", "clip", "length"), _POSITIVE),
+    **dict.fromkeys(
+        ("eps", "horizon", "timeout", "deadline", "seconds", "kappa", "clip", "length",
+         "noise.scale"),
+        _POSITIVE,
+    ),
     **dict.fromkeys(("eps_c", "fraction"), "(0, 1]"),
     **dict.fromkeys(
         ("surrogates.low", "surrogates.high", "corrections.low", "corrections.high",
@@ -57,6 +61,7 @@ RANGES = {
     ),
     **dict.fromkeys(("preference.dpo.smoothing", "preference.bradley_terry.smoothing"), "[0, 0.5)"),
     "preference.simpo.gamma": _NOT_NEGATIVE,
+    "hidden.verl.kappa": _COUNT,
     "surrogates.dual_clip.c": "(1, inf]",
     "likelihood.std_filter.beta": _NOT_NEGATIVE,
     "rubrics.gated.share": "(0, 1)",

@@ -83,10 +83,15 @@ def pass_rates(batch: batches.Batch, counted: tp.Collection[str] | None = None) 
     return {k: float(np.mean(v)) for k, v in found.items()}
 
 
-def rollout_rows(batch: batches.Batch, table: Table) -> list[dict[str, tp.Any]]:
+def rollout_rows(
+    batch: batches.Batch, table: Table, further: Table | None = None
+) -> list[dict[str, tp.Any]]:
     """One record a live or masked row, for rollouts.jsonl: that of the tools, and what it is worth.
 
-    table: the batch's columns after credit.  Advantages and rewards that are not finite are null.
+    Args:
+      table: the batch's columns after credit.  further: columns of config.log.columns, as numpy
+        arrays [P], [P,G] or [P,G,T].
+    Returns: records; numbers that are not finite are null.
     """
     finite = lambda x: x if math.isfinite(x) else None  # noqa: E731
     rows = batches.to_rows(batches.Batch(table, batch.text))
@@ -96,8 +101,18 @@ def rollout_rows(batch: batches.Batch, table: Table) -> list[dict[str, tp.Any]]:
         own = table["advantages"][i, j, : len(row["tokens"])]
         row["advantages"] = [finite(x) for x in own.tolist()]
         row["reward"] = finite(float(table["rewards"][i, j]))
+        row["rollout_masks"] = {k: bool(batch.table[k][i, j]) for k in ("row_mask", "train_mask")}
         row["details"] = {k: v.detail for k, v in verdicts.items() if v.detail}
+        if further:
+            n = len(row["tokens"])
+            row["columns"] = {k: _of_row(x, i, j, n) for k, x in further.items()}
     return rows
+
+
+def _of_row(column: np.ndarray, block: int, sample: int, tokens: int) -> tp.Any:
+    """What a column [P], [P,G] or [P,G,T] has of a row, without padding."""
+    of_row = column[block] if column.ndim == 1 else column[block, sample]
+    return of_row[:tokens].tolist() if of_row.ndim else of_row.item()
 
 
 def eval_metrics(result: dict[str, tp.Any]) -> dict[str, float]:

@@ -113,7 +113,10 @@ def default() -> tp.Any:
     # allow: names of the identity (config, model, tokenizer, versions, code) that may have changed
     c.checkpoint = dict(every=50, keep=3, keep_best=1, best="eval/pass@1", allow=())
     # profile: steps that are traced into profile/, from the third on; the stages are then summed up
-    c.log = dict(rollouts_every=1, tensorboard=True, wandb=False, console=True, profile=0)
+    # columns: what rollouts.jsonl and the report have of a row beside the usual, such as "ref_logp"
+    c.log = dict(
+        rollouts_every=1, columns=(), tensorboard=True, wandb=False, console=True, profile=0
+    )
     c.export = True
     c.debug = False  # check every table's columns
     c.lock()

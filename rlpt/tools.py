@@ -347,7 +347,7 @@ class Tools:
                 "are not; sample from the whole law (0, 1, 0)"
             )
 
-    def recorded(self, path: str, step: int, origin: int = 0) -> Batch:
+    def recorded(self, path: str, step: int, origin: int = 0, blocks: int = 0) -> Batch:
         """The batch of one step of a rollouts.jsonl, see `from_rows`.
 
         Raises: ValueError where the file has no such step, naming those that it has.
@@ -361,10 +361,13 @@ class Tools:
         if step not in found:
             have = f"steps {min(found)} to {max(found)}" if found else "no rows"
             raise ValueError(f"replay: {path} has no step {step}; it has {have}")
-        return self.from_rows(found[step], origin)
+        return self.from_rows(found[step], origin, blocks)
 
     def from_rows(
-        self, rows: collections.abc.Sequence[collections.abc.Mapping[str, tp.Any]], origin: int = 0
+        self,
+        rows: collections.abc.Sequence[collections.abc.Mapping[str, tp.Any]],
+        origin: int = 0,
+        blocks: int = 0,
     ) -> Batch:
         """A batch from rows of rollouts.jsonl: the same tokens, log-probs and verdicts.
 
@@ -372,14 +375,15 @@ class Tools:
           rows: of one step, as `rlpt.metrics.read_rollouts` gives them, or `to_rows`.
           origin: of the rows that had origin 0: 0: to be trained on as if sampled now; 2: by
             older weights.  Others keep theirs.
-        Raises: ValueError for no rows or rows that do not fill blocks x samples.
+          blocks: at least so many; those without rows are empty.
+        Raises: ValueError for no rows or a block of which some rows are missing.
         """
-        p = 1 + max((r["block"] for r in rows), default=-1)
+        p = max([blocks, *(1 + r["block"] for r in rows)])
         g = 1 + max((r["sample"] for r in rows), default=-1)
-        if not rows or len(rows) != p * g:
+        have = collections.Counter(r["block"] for r in rows)
+        if not rows or set(have.values()) != {g}:
             raise ValueError(
-                f"replay: got {len(rows)} rows, expected all of {p} blocks x {g} "
-                "samples of one step"
+                f"replay: got {len(rows)} rows of {len(have)} blocks, expected {g} samples of each"
             )
         length = batches.bucket(max(len(r["prompt_tokens"]) for r in rows), self.contexts, "prompt")
         t = self.width
@@ -396,7 +400,7 @@ class Tools:
             "origin": np.full((p, g), origin, np.int32),
             "row_mask": np.zeros((p, g), bool),
             "train_mask": np.ones((p, g), bool),
-            "group": np.arange(p, dtype=np.int32),
+            "group": np.full(p, -1, np.int32),
             "prompt_id": np.zeros(p, np.int32),
             "row_id": np.arange(p * g, dtype=np.int32).reshape(p, g),
             "answer_id": np.full((p, g), -1, np.int32),
@@ -422,8 +426,11 @@ class Tools:
             ):
                 table[name][i, j, :n] = r[key]
             table["completion_mask"][i, j, :n] = True
-            for name in ("temperature", "truncated", "row_mask"):
+            for name in ("temperature", "truncated"):
                 table[name][i, j] = r[name]
+            masks = r.get("rollout_masks", {"row_mask": r["row_mask"]})  # as before shaping
+            for name, value in masks.items():
+                table[name][i, j] = value
             table["prompt_id"][i] = r["prompt_id"]
             # what files of earlier versions do not have is as if sampled block by block
             table["group"][i] = r.get("group", i)
@@ -445,6 +452,7 @@ class Tools:
     widen = staticmethod(batches.widen)
     concatenate = staticmethod(batches.concatenate)
     to_rows = staticmethod(batches.to_rows)
+    outcomes_of = staticmethod(batches.outcomes_of)
 
     def _counts_as(self, name: str, outcome: str, score: float | None) -> float | None:
         """The score, or what its absence counts as by the run's settings; None: a masked row."""

@@ -318,7 +318,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     after = latest if last else None
                     row |= records.eval_metrics(latest)
                 if config.log.rollouts_every and (step - 1) % config.log.rollouts_every == 0:
-                    rollout_log.write(step, records.rollout_rows(batch, table))
+                    further = sharding.fetch({k: table[k] for k in config.log.columns})
+                    rollout_log.write(step, records.rollout_rows(batch, table, further))
                 metrics.write(step, row)
                 metrics.live(step, row | (records.eval_metrics(latest) if latest else {}))
                 host["seconds"] = seconds_before + time.monotonic() - started

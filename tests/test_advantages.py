@@ -207,6 +207,11 @@ def test_gae_whitening_and_bootstrap():
     boot = both(gae.gae, *args, lam=0.0, whiten=False, bootstrap_truncated=True)
     close(boot["advantages"][0, 0, -1], 0.7 - 0.8)
     close(gae.gae(*args, lam=0.0, whiten=False)["advantages"][0, 0, -1], -0.8)
+    dense = gae.gae(*args[:2], None, rows([[[0, 0, 0, 1]]]), lam=0.0, whiten=False)["advantages"]
+    both_given = both(
+        gae.gae, *args[:3], rows([[[0, 0, 0, 1]]]), lam=0.0, whiten=False, outcome_coef=0.0
+    )
+    close(both_given["advantages"], dense, what="steps that stand for the outcome")
     with pytest.raises(ValueError, match="truncated and last_value"):
         gae.gae(rows(VALUES), ones, rows([[0]]), bootstrap_truncated=True)
     with pytest.raises(ValueError, match="neither rewards"):

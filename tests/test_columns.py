@@ -96,6 +96,12 @@ def test_prompt_columns_stay_block_columns_when_they_are_as_wide_as_a_group():
     assert got["prompt_tokens"].shape == (2, G) and got["rewards"].shape == (2, 2 * G)
 
 
+def test_a_column_of_blocks_may_be_as_wide_as_a_block_has_rows():
+    made = table(group=GROUPS) | {"answer_scored": np.ones((4, G), bool)}
+    got, _ = columns.gather_groups(made, 2, 2, {"answer_scored"})
+    assert got["answer_scored"].shape == (2, G) and got["row_mask"].shape == (2, 2 * G)
+
+
 def test_scatter_undoes_gather():
     made = table(group=GROUPS)
     got, slot = columns.gather_groups(made, 2, 2)

@@ -156,9 +156,12 @@ def test_two_wordings_side_by_side():
 
     def generate(items, group, step):
         asked.extend(items)
-        return types.SimpleNamespace(table={})
+        return types.SimpleNamespace(table={}, outcomes={})
 
-    tools = types.SimpleNamespace(generate=generate, verify=lambda batch: batch)
+    tools = types.SimpleNamespace(
+        generate=generate, verify=lambda batch: batch, max_prompt=5,
+        encode=lambda prompt: prompt.question.split(),
+    )  # fmt: skip
     prompts = [
         (Prompt("a", chat("1 + 2 =", "Answer."), "3", {"rephrased": "2 + 1 ="}), 4),
         (Prompt("b", chat("2 + 2 ="), "4", {"rephrased": "twice 2 ="}), 0),
@@ -173,6 +176,10 @@ def test_two_wordings_side_by_side():
     asked.clear()
     views.two(stream, tools, None, 0, prompts=2, group=2, template="Say {question}")
     assert asked[1][0].question == "Say 1 + 2 ="
+    asked.clear()
+    long = dict(template="{question} or {question}")
+    batches, _ = views.two(stream, tools, None, 0, prompts=2, group=2, **long)
+    assert asked == [None, None] and batches["policy"].outcomes == {"views/too_long": 1}
     for changes, match in (
         (dict(prompts=3), "prompts=3, expected an even number"),
         (dict(template="Say it"), r"expected one with \{question\}"),

@@ -190,8 +190,12 @@ def test_squared_error_number_and_its_place():
     short = mask.at[0, 0, 1].set(False)
     value = losses_lib.self_reward_mse(logp, reference, short, RIGHT)
     assert value[0, 0, 0] > 0 and value[0, 0, 1] == 0, "the last token of the completion"
-    slope = jax.grad(lambda x: losses_lib.self_reward_mse(x, reference, mask, RIGHT).sum())(logp)
-    close(slope[..., 1], 2 * 0.1 * (SAID - RIGHT), atol=1e-5)
+    loss = lambda x, c: losses_lib.self_reward_mse(x, c, mask, RIGHT).sum()  # noqa: E731
+    close(jax.grad(loss)(logp, reference)[..., 1], 2 * 0.1 * (SAID - RIGHT), atol=1e-5)
+    other = reference.at[0, 1].set(jnp.nan)  # a row of another stage, whose coefficient may be 0
+    slope = jax.grad(loss)(logp, other)
+    assert np.isfinite(loss(logp, other)) and np.isfinite(slope).all()
+    close(slope[0, 1], np.zeros(2)), close(slope[0, 0, 1], 2 * 0.1 * (SAID - RIGHT)[0, 0], 1e-5)
 
 
 def test_class_weight_numbers():

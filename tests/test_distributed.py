@@ -23,6 +23,7 @@ from tests.test_train import toy
 def get_config(arg=""):
     c = toy(eval__every=2, checkpoint__every=2, steps=int(arg or 4))
     c.learner.skip_zero_advantage = False
+    c.log.columns = ("ref_logp",)
     c.optim.name, c.optim.lr = "sgd", 0.3  # AdamW's first steps are signs, which rounding turns
     return c
 """
@@ -70,6 +71,8 @@ def compare(one, other):
     for x, y in zip(rows(one), rows(other), strict=True):
         for key in ("tokens", "verdicts", "outcomes", "completion", "reward", "row_id"):
             assert x[key] == y[key], key
+        logp = (z["columns"]["ref_logp"] for z in (x, y))
+        np.testing.assert_allclose(*logp, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

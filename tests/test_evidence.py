@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks.evidence import arms, claims, effects, figures, ledger, queue, rerun
+from benchmarks.evidence import arms, claims, coverage, effects, figures, ledger, queue, rerun
 from rlpt import build, sweep
 
 
@@ -143,6 +143,27 @@ def test_what_is_right_after_equal_seconds_and_when_half_is_reached():
     training = timed(evals=([0, 0.1], [10, 0.9]))  # not evaluated on its way: means of five steps
     assert ledger.right_by(training, 7.0) == pytest.approx(0.5), "the mean of steps 3 to 7"
     assert ledger.half_way(training, 0.8) == pytest.approx(7.0)
+    late = timed()
+    late["curves"]["verdict/number"] = late["curves"]["verdict/number"][4:]
+    assert ledger.right_by(late, 7.0) is None, "what was right before is not known"
+    assert np.isnan(ledger.half_way(late, 0.8))
+    late["curves"]["verdict/number"] = [p for p in timed()["curves"]["verdict/number"] if p[0] != 3]
+    assert list(ledger.solved_at(late)[0]) == [0, 6, 7, 8, 9, 10], "a step without a verdict"
+
+
+def test_the_summary_has_several_seeds_first(loaded):
+    runs = {"a": [finished(0.25)] * 2, "b": [finished(0.5)] * 2}
+    one = loaded('EXPECTED = {"b": "above"}', {arm: own[:1] for arm, own in runs.items()})
+    two = loaded('EXPECTED = {"b": "above"}', runs, seeds=2)
+    none = one._replace(found=None, effects={})
+    rows = ledger.summary([one, none, two])[4:]
+    assert rows[0].startswith("| [form](#form-it-works) | b | 0, 1 | +0.250 [+0.250, +0.250] | [")
+    assert rows[0].endswith("| above: reproduced |")
+    assert rows[1].endswith(" |  | above: reproduced, in one seed |")
+    assert rows[2] == "| [form](#form-it-works) | | none yet | | | |"
+    assert ledger.heading_of(one) == "form: it works"
+    hollow = [line.get_markerfacecolor() for line in figures.every_effect([one, two]).axes[0].lines]
+    assert hollow.count("white") == 2, "the one, and that of the legend"
 
 
 def test_the_mean_over_the_run_leaves_the_start_out():
@@ -263,19 +284,10 @@ def test_verdicts(expected, low, high, verdict):
     assert effects.verdict(expected, low, high) == verdict
 
 
-def test_intervals_over_seeds_cover_what_is_true(monkeypatch):
+def test_intervals_over_seeds_cover_what_is_true():
     """Prompts are drawn once for all seeds: drawn in each of them, 82 % of the intervals cover."""
-    monkeypatch.setattr(effects, "DRAWS", 300)
-    draws, prompts, trials, covered = np.random.default_rng(1), 48, 400, 0
-    for _ in range(trials):
-        of_prompt, of_seed = draws.normal(0, 0.15, prompts), draws.normal(0, 0.04, (3, 1))
-        effect = of_prompt + of_seed + draws.normal(0, 0.12, (3, prompts))
-        arm = {str(s): {str(p): x for p, x in enumerate(row)} for s, row in enumerate(effect)}
-        base = {s: dict.fromkeys(own, 0.0) for s, own in arm.items()}
-        mean, low, high = effects.difference(arm, base)
-        assert mean == pytest.approx(effect.mean())
-        covered += low <= 0 <= high
-    assert covered / trials > 0.88
+    got = coverage.coverage(*coverage.SETTINGS["48 prompts, seeds alike"])
+    assert got["bootstrap"] > 0.88
 
 
 def test_students_interval_is_of_the_means_of_runs():
@@ -416,7 +428,13 @@ FOUND = "The seeds were drawn twice."
         run["before"]["pass@2"] = run["after"]["pass@2"] = 0.5
     lines = ledger.section(loaded(text, runs))
     said = "Reported, without a verdict: b minus a at pass@1: +0.250 [+0.250, +0.250]."
-    assert lines[-4:] == [said, "", "Found afterwards: The seeds were drawn twice.", ""]
+    found = "Found afterwards: The seeds were drawn twice."
+    assert lines[-6:] == [said, "", found, "", "Commit: not recorded.", ""]
+    runs["a"][0]["versions"] = {"commit": "abc-dirty"}
+    runs["b"].append(finished(0.5) | {"versions": {"commit": "def"}})
+    runs["b"][0]["versions"] = {"commit": "def"}
+    runs["b"][1]["before"]["pass@2"] = runs["b"][1]["after"]["pass@2"] = 0.5
+    assert ledger.section(loaded(text, runs))[-2] == "Commit: def; abc-dirty (a 0)."
 
 
 def test_wide_intervals_owe_two_seeds_more(loaded):

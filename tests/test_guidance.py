@@ -239,6 +239,15 @@ def test_groups_that_span_blocks_inside_other_rollouts(make):
     np.testing.assert_array_equal(table["verdict/digit"][::2].sum(1), [0, 1, 0, 2])
     alone = credit(table)[::2]
     np.testing.assert_allclose(alone[1], [1.5, -0.5, -0.5, -0.5], atol=1e-5)
+    pairs = dict(fn="pairs.best_worst", group=2)
+    judge = dict(output="value", table="pairs", loss=(dict(fn="preference.bradley_terry"),))
+    config = toy(rollout__fn="stages.beside", rollout__group_blocks=2, learners__judge=judge)
+    config.rollout.options = dict(tables=dict(policy=guided, pairs=pairs))
+    build.check(config)  # its pairs are in blocks of their own
+    config = toy(rollout__fn="stages.by_step", rollout__group_blocks=2)
+    config.rollout.options = dict(stages=(dict(fn="branch.branching", steps=1), guided))
+    with pytest.raises(ValueError, match="nodes of its tree are numbered within one block"):
+        build.check(config)
     for options, fn in (
         (dict(group_blocks=2), "guide.guided"),
         (dict(stages=(guided | dict(group_blocks=2),)), "stages.by_step"),

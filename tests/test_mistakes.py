@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt import build, config, policy, probe, ranges
+from rlpt import build, config, policy, probe, ranges, sources
 from rlpt import chain as chain_lib
 from rlpt import train as train_lib
 from rlpt.checkpoint import IdentityError
@@ -167,6 +167,10 @@ def flat(stream, tools, state, step, *, prompts: int, group: int, what: str = ""
 
 flat.columns = {"mine": ("PG", "f")}
 CRITIC = dict(output="value", writes="values")
+VERIFIERS = (
+    dict(fn="tests.toy:starts_with_digit", name="digit"),
+    dict(fn="tests.toy:always", name="shown", weight=0.0),
+)
 
 
 def square(**more):
@@ -202,7 +206,15 @@ def square(**more):
         (dict(advantage=(ME + "metric_of_the_log",)), "reward/* is what the log itself measures"),
         (
             dict(advantage=(dict(fn="group.grpo", eps=-1.0),)),
-            "group.grpo.eps: got -1.0, expected a number in [0, inf]",
+            "group.grpo.eps: got -1.0, expected a number in (0, inf]",
+        ),
+        (
+            dict(advantage=(dict(fn="noise.backward", scale=-1.0),)),
+            "noise.backward.scale: got -1.0, expected a number in (0, inf]",
+        ),
+        (
+            dict(verifiers=VERIFIERS, advantage=("group.gdpo",)),
+            "group.gdpo takes every verdict, also that of 'shown', whose weight is 0; name those",
         ),
         (
             dict(loss=(dict(surrogate=dict(fn="surrogates.ppo_clip", low=float("nan"))),)),
@@ -406,10 +418,14 @@ def test_a_rollout_is_held_to_its_columns(tmp_path, what, message):
 def test_an_edited_function_is_not_resumed_with_silently(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     file, work = tmp_path / "edited_paper.py", tmp_path / "run"
+    helper = tmp_path / "paper_helper.py"
 
-    def run(scale, **changes):
-        file.write_text(f"def mine(rewards):\n    return rewards * {scale}\n")
-        sys.modules.pop("edited_paper", None)
+    def run(scale, power="1.0", **changes):
+        text = "from paper_helper import power\n\ndef mine(rewards):\n"
+        file.write_text(text + f"    return power(rewards) * {scale}\n")
+        helper.write_text(f"import jax\n\n@jax.jit\ndef power(x):\n    return x ** {power}\n")
+        for name in ("edited_paper", "paper_helper"):
+            sys.modules.pop(name, None)
         importlib.invalidate_caches()
         c = toy(advantage=("edited_paper:mine",), checkpoint__every=1, **changes)
         c.export = c.log.tensorboard = False
@@ -421,3 +437,7 @@ def test_an_edited_function_is_not_resumed_with_silently(tmp_path, monkeypatch):
         run("1.25", steps=3)
     assert policy.load_policy(str(work)).params, "its weights are read whatever the code is"
     run("1.25", steps=3, checkpoint__allow=("code",))
+    with pytest.raises(IdentityError, match="another code .saved '.*', now '"):
+        run("1.25", power="2.0", steps=4)
+    used = sources.own_code({"a": ["edited_paper:mine", "rlpt.chain:build"]})
+    assert set(json.loads(used)) == {"edited_paper", "paper_helper"}, "no jax, no rlpt"

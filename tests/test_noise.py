@@ -508,6 +508,28 @@ def test_stratified_appeals():
     assert np.isfinite(np.asarray(idle["fn_rates"])).all(), "no evidence at all"
 
 
+def test_a_stratum_that_was_not_heard_says_nothing():
+    rewards = jnp.asarray([[1.0] * 100 + [0.0] * 50 + [1.0] * 300 + [0.0] * 200])
+    kind = jnp.asarray([[0] * 150 + [1] * 500])
+    appeal = jnp.full((1, 650), jnp.nan).at[0, 100:150].set(jnp.arange(50) < 25)
+    got, state = appeals.stratified.update(rewards, appeal, kind, appeals.stratified.init())
+    close(got["metrics/fn_rate"], 25 / 125, 1e-6)
+    close(got["fn_rates"][0, [0, -1]], [0.2, 0.2], 1e-6)
+    appeal = appeal.at[0, -1].set(1.0)  # later one is: its positives count from the beginning
+    got, _ = appeals.stratified.update(rewards, appeal, kind, state, decay=1.0)
+    close(state["positives"][1], 300)
+    assert float(got["fn_rates"][0, -1]) > 0.3
+
+
+@pytest.mark.parametrize("method", [appeals.pooled, appeals.stratified, appeals.stratified_both])
+def test_a_second_verifier_that_says_the_opposite_is_refused(method):
+    kinds = (jnp.zeros((1, 4), jnp.int32),) * (method is not appeals.pooled)
+    for true_positive, false_positive in ((0.3, 0.8), (0.5, 0.5)):
+        rates = dict(true_positive=true_positive, false_positive=false_positive)
+        with pytest.raises(ValueError, match="accept right replies more often than wrong ones"):
+            method.update(jnp.zeros((1, 4)), jnp.ones((1, 4)), *kinds, method.init(), **rates)
+
+
 def test_stratified_rates_are_found():
     right = np.random.default_rng(0).random((1, N)) < 0.5
     kind = np.arange(N)[None] % 2

@@ -166,6 +166,7 @@ BY_REPLY = dict(fn="strata.by_edges", reads=dict(column="truncated"))
 BY_PROMPT = dict(fn="strata.by_id", reads=dict(column="prompt_id"), count=2)
 KNOWN = dict(fn="noise.known_rates", fp_rate=0.2, fn_rate=(0.05, 0.45))
 BARE = dict(fn="noise.backward")
+OF_CORRECTED = dict(fn="group.grpo", reads=dict(rewards="corrected"))
 GROWING = dict(fn="noise.backward", fp_rate=dict(schedule="linear", init=0.0, end=0.2, steps=9))
 
 
@@ -188,6 +189,8 @@ def probed(shaping, advantage):
         ([BY_REPLY, LODGE, "appeals.stratified", BARE], ["group.grpo"]),
         ([BARE], ["group.grpo"]),  # rates 0: nothing is corrected
         ([], [BACKWARD | dict(writes="corrected"), "group.grpo"]),  # kept for the log
+        ([BACKWARD | dict(writes="corrected")], [OF_CORRECTED | dict(fn="group.rloo")]),
+        ([BACKWARD | dict(writes="rewards")], ["group.rloo"]),
     ],
 )
 def test_corrections_that_arrive(shaping, advantage):
@@ -216,6 +219,10 @@ def test_corrections_that_arrive(shaping, advantage):
         ([BY_PROMPT, KNOWN, BARE], ["group.grpo"], "rewards noise.backward", "group.grpo"),
         ([LODGE, "appeals.pooled", BARE], ["group.grpo"], "rewards noise.backward", "group.grpo"),
         ([GROWING], ["group.grpo"], "rewards noise.backward", "group.grpo"),
+        *(
+            ([BACKWARD | dict(writes=name)], [estimator], "rewards noise.backward", "group.grpo")
+            for name, estimator in (("corrected", OF_CORRECTED), ("rewards", "group.grpo"))
+        ),
     ],
 )
 def test_corrections_that_are_undone(shaping, advantage, entry, undone_by):
@@ -238,6 +245,13 @@ def test_groups_that_span_blocks():
     c.shaping, c.advantage = (BACKWARD,), (dict(fn="group.grpo"),)
     with pytest.raises(config.ConfigError, match="corrects for a noisy verifier"):
         probe.check_noise_correction(chain.build(c, 2), build.abstract_table(c))
+
+
+def test_credit_by_steps_takes_a_correction():
+    """Whose masks, were they all True, would leave nothing to be credited."""
+    c = runpy.run_path(str(ROOT / "configs/pure.py"))["get_config"]("runlocal")
+    c.shaping = (BACKWARD, *c.shaping)
+    build.check(c)
 
 
 # ---- the configs

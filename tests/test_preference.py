@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt import build, columns
+from rlpt import build, columns, records
 from rlpt import tools as tools_lib
 from rlpt import train as train_lib
 from rlpt.config import ConfigError
@@ -104,6 +104,9 @@ def test_bradley_terry_numbers():
     assert total(shifted, TOKENS) == pytest.approx(loss(), abs=1e-6), "any shift of a prompt"
     centred = preference.bradley_terry(value + 3.0, TOKENS, FIRST, centre=0.01)
     assert total(centred, TOKENS) == pytest.approx(0.313262 + 0.64, abs=1e-6), "but not here"
+    none = lambda v: preference.bradley_terry(v, TOKENS, FIRST * NAN, None, rows([NAN]))  # noqa: E731
+    slope = jax.grad(lambda v: none(v).sum())(value)
+    close(slope, np.zeros(slope.shape), what="a block of another stage: no pair, no strength")
     score = both(models.last_value, value, TOKENS)
     close(score, [[1.5, 0.5]], what="what it learnt is what it rewards")
     close(both(models.last_value, value, TOKENS, squash=True), 1 / (1 + np.exp([[-1.5, -0.5]])))
@@ -357,6 +360,9 @@ def test_best_and_worst_of_the_samples(tools):
     n = batch.outcomes
     assert (n["pairs/made"], n["pairs/tied"]) == (differ.sum(), 4 - differ.sum())
     assert n["digit/correct"] + n["digit/incorrect"] == 32
+    rates = records.pass_rates(batch)
+    want = {p.id: s for p, s in zip(plain.text.prompts, score.mean(1), strict=True)}
+    assert rates == pytest.approx(want), "a curriculum hears of all samples"
     wide, _ = pairs.best_worst(source(), tools, None, 0, group=3, **settings)
     columns.check(wide["policy"].table)
     assert not wide["policy"].table["row_mask"][:, 2].any()

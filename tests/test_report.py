@@ -573,12 +573,19 @@ def test_rows_without_reward_are_not_in_the_tree(tmp_path):
 
 
 def test_recorded_columns_come_through(tmp_path):
-    more = {"entropy": [0.1, 0.2], "old_logp": [-0.5, -0.25], "loss_mask": [True, False]}
-    rows = [rollout(1, 0, 0, "77", 1.0) | more]
+    columns = {"entropy": [0.1, 0.2], "old_logp": [-0.5, -0.25], "certainty": 3.14159, "late": True}
+    columns |= {"rank": None, "short": [1.0]}
+    rows = [rollout(1, 0, 0, "77", 1.0) | {"columns": columns, "loss_mask": [True, False]}]
     shown = rollouts.sample([runs.read(write_run(tmp_path / "run", rows=rows))], 10**6)
     row = shown.data["groups"][0]["rows"][0]
-    assert row["entropy"] == [0.1, 0.2] and row["trained"] == [1, 0]
+    assert row["columns"] == {"entropy": [0.1, 0.2], "old_logp": [-0.5, -0.25]}
+    assert row["numbers"] == [["certainty", 3.142], ["late", 1.0], ["rank", None]]
+    assert row["trained"] == [1, 0]
     assert row["log_ratio"] == [0.0, 0.25] and row["advantage"] == 0.5 and row["logp"] == -0.5
+    for damaged in ("old_logp", [1], {"x": {"y": 1}}):
+        rows = [rollout(1, 0, 0, "77", 1.0) | {"columns": damaged}]
+        shown = rollouts.sample([runs.read(write_run(tmp_path / "run", rows=rows))], 10**6)
+        assert "columns" not in shown.data["groups"][0]["rows"][0]
 
 
 def test_the_page_stays_small(tmp_path):
@@ -938,7 +945,13 @@ def test_the_policy_stops_a_script_that_came_through(browser, tmp_path):
 @pytest.mark.slow  # needs Chromium
 def test_an_address_opens_its_view(browser, tmp_path):
     rows = [rollout(s, 0, j, f"{s}{j}", 0.0) for s in range(1, 4) for j in range(2)]
+    rows = [r | {"columns": {"x": [-0.5] * len(r["tokens"]), "rank": 2}} for r in rows]
     path = page.report([write_run(tmp_path / "run", rows=rows)])
+    browser.open(path, after="#inspector?group=2&row=1&mode=column x&from=2")
+    assert browser.run("document.querySelector('#mode').value") == "column x"
+    assert browser.run("document.querySelector('#scale').textContent") == "-0.500.5"
+    facts = browser.run("document.querySelector('.card dl').textContent")
+    assert "rank 2" in facts, facts
     browser.open(path, after="#inspector?group=2&row=1&mode=surprise&from=2")
     assert browser.run("document.querySelector('#group-title').textContent").startswith("step 3, ")
     assert browser.run("document.querySelector('.card.chosen b').textContent").startswith("#2 ")

@@ -115,6 +115,9 @@ def test_kept_groups_are_those_whose_verdicts_differ(make):
     assert n["dynamic/generated"] == 4 * n["dynamic/batches"] > 4
     assert n["digit/correct"] + n["digit/incorrect"] == 8 * n["dynamic/generated"]
     assert n["dynamic/kept"] >= 4 and n["dynamic/empty"] == 0
+    (batch,), _ = refill(make(), carry=False)
+    heard = len(batch.left_out) + int(batch.table["row_mask"].sum())
+    assert heard == 8 * batch.outcomes["dynamic/generated"], "of a curriculum: of surplus too"
 
 
 def test_it_stops_at_max_batches_with_empty_blocks(make):
@@ -336,5 +339,16 @@ def test_replay_of_blocks_that_share_a_group(make, tmp_path):
     assert table["group"].tolist() == [0, 0, 1, 1] and table["origin"].sum() == 3
     np.testing.assert_array_equal(table["old_logp"], table["sampler_logp"])
     np.testing.assert_array_equal(table["completion_tokens"], batch.table["completion_tokens"])
+    table["row_mask"][0, 1] = False  # by shaping
+    rows = tools.to_rows(again["policy"])
+    for row in rows:
+        row["rollout_masks"] = {"row_mask": True, "train_mask": row["sample"] != 2}
+    back = tools.from_rows([r for r in rows if r["block"] != 1], blocks=6).table
+    assert back["row_mask"].any(1).tolist() == [True, False, True, True, False, False]
+    assert back["row_mask"][0].all() and back["train_mask"][0].tolist() == [True, True, False, True]
+    assert back["group"].tolist() == [0, -1, 1, 1, -1, -1]
+    columns.check(back)
+    with pytest.raises(ValueError, match="got 15 rows of 4 blocks, expected 4 samples of each"):
+        tools.from_rows(rows[:-1])
     with pytest.raises(ValueError, match=r"holds \(4, 4\) blocks x group, the config has \(2, 4\)"):
         replay.recorded(stream(), tools, None, 0, prompts=2, group=4, path=str(log.path))

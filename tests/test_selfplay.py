@@ -361,6 +361,8 @@ def test_tasks_are_remembered_and_shown(make):
     assert all("<program>x</program>" in q for q in asked), "the identity comes first"
     _, few = play(make, state, 1, lambda p, j: written(f"x - {j}", 1), remember=3)
     assert [t["program"] for t in few["tasks"]][-1] != "x * 7" and len(few["tasks"]) == 3
+    _, none = play(make, state, 1, lambda p, j: written(f"x - {j}", 1), remember=0)
+    assert none["tasks"] == []
 
 
 def test_references_give_way_to_the_prompt_bucket(make):
@@ -374,6 +376,9 @@ def test_references_give_way_to_the_prompt_bucket(make):
     play(make, {"tasks": [long, {**long, "inputs": ["4"]}]}, 0, listen, references=2)
     assert any("Others have made up" not in q or q.count(" + 1 + 1") > 0 for q in asked)
     assert max(map(len, asked)) < 700
+    asked.clear()
+    play(make, {"tasks": [{**long, "program": "x" + " + 1" * 139}]}, 0, listen, references=0)
+    assert max(map(len, asked)) < 700, "a program that leaves the proposer no room"
 
 
 def test_types_come_in_turn(make):

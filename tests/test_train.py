@@ -289,6 +289,7 @@ def test_a_critic_is_a_second_learner(tmp_path):
         learners__critic=CRITIC, advantage=(dict(fn="gae.gae", lam=1.0, whiten=False),),
         learner__start=2, scorers=(dict(fn="tests.toy:surprise", scale=2.0),), debug=True,
         shaping=("tests.toy:as_before",), steps=6, export=False, eval__prompts=0,
+        log__columns=("values", "ref_logp", "prompt_id", "verdict/digit"),
     )  # fmt: skip
     whole = train_lib.train(toy(**changes), tmp_path / "whole").workdir
     log = [m for m in lines(whole / "metrics.jsonl") if "critic/loss/total" in m]
@@ -299,8 +300,15 @@ def test_a_critic_is_a_second_learner(tmp_path):
     assert log[0]["explained_variance"] == pytest.approx(0, abs=1e-6)
     first = [r for r in lines(whole / "rollouts.jsonl") if r["step"] == 1]
     assert all(set(r["advantages"]) == {r["reward"]} for r in first), "values are 0 at the start"
+    assert {v for r in first for v in r["columns"]["values"]} == {0.0}
+    for r in first:  # nothing else reads the reference, which is still the policy
+        assert r["columns"]["ref_logp"] == pytest.approx(r["sampler_logp"], abs=1e-4)
+        assert r["columns"]["prompt_id"] == r["prompt_id"]
+        assert r["columns"]["verdict/digit"] == r["verdicts"]["digit"]
     last = [r for r in lines(whole / "rollouts.jsonl") if r["step"] == 6]
     assert all(r["advantages"][0] != r["reward"] for r in last)
+    assert all(len(r["columns"]["values"]) == len(r["tokens"]) for r in last)
+    assert all(any(r["columns"]["values"]) for r in last)
     train_lib.train(toy(**changes | dict(steps=3)), tmp_path / "broken")
     train_lib.train(toy(**changes), tmp_path / "broken")
     assert same(params_of(whole), params_of(tmp_path / "broken"))
@@ -358,6 +366,11 @@ BAD = [
     ),
     (dict(verifiers=(dict(fn="number.nmber", name="n"),)), "Did you mean 'number.number'"),
     (dict(advantage=(dict(fn="group.grpoo"),)), "Did you mean 'group.grpo'"),
+    (
+        dict(log__columns=("refs_logp",)),
+        "'refs_logp', which nothing makes. Did you mean 'ref_logp'",
+    ),
+    (dict(log__columns=("prompt_tokens",)), r"shape \(\d+, \d+\), expected \[P\], \[P,G\]"),
     (
         dict(advantage=(dict(fn="tests.toy:wants_unmade_column"),)),
         "needs the column 'brilliance', which nothing makes",

@@ -13,6 +13,10 @@ QUANTITY = "entropy, last 20 steps"
 EXPECTED = {"higher": "above"}
 CLEAN = "equal"
 UNIT = "nats a token"
+FOUND = (
+    "entropy is above that of equal in the mean of the last 20 steps and below it in the last "
+    "5; higher ended lower, 0.914 and 0.966."
+)
 
 
 def units(run: dict) -> dict[str, float]:

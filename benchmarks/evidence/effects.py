@@ -14,11 +14,12 @@ SAME = 0.10  # a difference within it counts as none
 Json = dict[str, tp.Any]
 
 
-def solved(run: Json, measure: str) -> dict[str, float]:
-    """{prompt: unbiased pass@k} after a run. measure: pass@k."""
+def solved(run: Json, measure: str, step: int | None = None) -> dict[str, float]:
+    """{prompt: unbiased pass@k} after a run, or on its way. measure: pass@k."""
     k, n = int(measure.removeprefix("pass@")), run["after"]["samples"]
+    correct = run["after"]["correct"] if step is None else run["evals"][str(step)]
     tail = lambda c: np.prod([1 - k / i for i in range(n - c + 1, n + 1)]) if n - c >= k else 0.0
-    return {name: 1.0 - float(tail(c)) for name, c in run["after"]["correct"].items()}
+    return {name: 1.0 - float(tail(c)) for name, c in correct.items()}
 
 
 # A quantity by unit, such as a prompt; or several such, of which the mean of the means counts.

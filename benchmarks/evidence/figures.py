@@ -50,7 +50,8 @@ def every_effect(claims: collections.abc.Sequence[Claim]) -> tp.Any:
         axes.set_title(f"difference from the baseline, {what}", fontsize=10)
     for word, colour in [*DECIDED.items(), ("not judged", NEITHER)]:
         every[0].plot([], [], "o", color=colour, label=word)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    every[0].plot([], [], "o", color=NEITHER, markerfacecolor="white", label="hollow: one seed")
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
@@ -220,7 +221,8 @@ def _intervals(axes: tp.Any, effects: list[tuple[str, tp.Any]]) -> None:
     for i, (_, effect) in enumerate(effects):
         said = next((c for word, c in DECIDED.items() if word in effect.verdict), NEITHER)
         axes.plot([effect.low, effect.high], [i, i], color=said, linewidth=2)
-        axes.plot([effect.mean], [i], "o", color=said, markersize=5)
+        fill = "white" if "one seed" in effect.verdict or "one run" in effect.verdict else said
+        axes.plot([effect.mean], [i], "o", color=said, markerfacecolor=fill, markersize=5)
     axes.axvline(0.0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(effects)), [name for name, _ in effects], fontsize=8)
     axes.set_ylim(len(effects) - 0.5, -0.5)

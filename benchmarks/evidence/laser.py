@@ -13,7 +13,8 @@ QUANTITY = "AUC of the self-reward, last 10 steps"
 EXPECTED = {"laser": "above"}
 FOUND = (
     "steps are the units of the interval, as registered: batches of fresh prompts of one run, "
-    "which do not say how much another seed would differ."
+    "which do not say how much another seed would differ. Difference and interval are of the 5 "
+    "steps in which both arms have pairs, the means in the columns of 5 and 7."
 )
 STEPS = False
 TASKS = (dict(fn="arithmetic.products"),)

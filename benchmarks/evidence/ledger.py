@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections.abc
 import json
+import re
 
 import numpy as np
 
@@ -30,7 +31,8 @@ SHOWN = {  # what else is shown of an arm: curve -> (heading, how it becomes one
     "fp_rate": ("estimated fp_rate, last 5", "last"),
     "fn_rate": ("estimated fn_rate, last 5", "last"),
     "tree/branch_fraction": ("tokens where the tree parts", "mean"),
-    "tree/depth": ("depth of a row in the tree", "mean"),
+    "tree/depth": ("tokens that a row shares with another, mean", "mean"),
+    "verify/dynamic/batches": ("batches of prompts sampled a step, mean", "mean"),
 }
 TIMES = ("time/rollout_and_verify", "time/credit", "time/update")
 
@@ -54,11 +56,12 @@ def solved_at(run: Json) -> tuple[np.ndarray, np.ndarray]:
     points = np.array(run["curves"].get("eval/pass@1", []), float).reshape(-1, 2)
     if len(points) <= 2:
         names = figures.verdicts([run])
-        seen = values(run, names[0] if len(names) == 1 else "verdict/number")
-        if len(seen) < 5:
+        curve = run["curves"].get(names[0] if len(names) == 1 else "verdict/number", [])
+        if len(curve) < 5 or curve[0][0] != 1:  # judged later on: what was before is not known
             return np.zeros(0), np.zeros(0)
+        steps, seen = np.array(curve, float).T
         mean = np.convolve(seen, np.ones(5) / 5, "valid")
-        points = np.array([[0, run["before"]["pass@1"]], *enumerate(mean, 5)], float)
+        points = np.array([[0, run["before"]["pass@1"]], *zip(steps[4:], mean, strict=True)])
     return points[:, 0], points[:, 1]
 
 
@@ -100,6 +103,10 @@ def numbers_of(run: Json, headings: dict[str, tuple[str, str]]) -> dict[str, flo
     return numbers
 
 
+def digits(value: float) -> str:
+    return f"{value:.3f}" if abs(value) >= 0.001 or not value else f"{value:.2g}"
+
+
 def over_seeds(found: list[float]) -> str:
     """The mean, of how many of the seeds where some have none (NaN)."""
     known = [value for value in found if not np.isnan(value)]
@@ -131,6 +138,10 @@ def details(claim: Claim) -> list[str]:
                 numbers[f"right after {budget:.0f} s of steps"] = reached
             if gain >= claims.GAIN:
                 numbers["steps to half of the baseline's gain"] = half_way(run, gain)
+            if since := claim.registered.get("SINCE"):
+                for measure in dict.fromkeys((claim.measure, "pass@1", "pass@64")):
+                    there = effects.mean_of(effects.solved(run, measure, since))
+                    numbers[f"{measure} after {since} steps"] = there
             for heading, value in (numbers | numbers_of(run, headings)).items():
                 columns.setdefault(heading, {}).setdefault(name, []).append(value)
     names = [name for name, runs in found["arms"].items() if runs]
@@ -181,14 +192,53 @@ def remarks(claim: Claim) -> list[str]:
         lines += [f"{claim.name} owes seeds {' and '.join(map(str, arms.MORE))}: {reach}.", ""]
     if "FOUND" in registered:
         lines += [f"Found afterwards: {registered['FOUND'].strip()}", ""]
+    if found:
+        commits: dict[str, list[str]] = {}
+        for arm, runs in found["arms"].items():
+            for seed, run in runs.items():
+                commit = run.get("versions", {}).get("commit", "not recorded")
+                commits.setdefault(commit, []).append(f"{arm} {seed}")
+        most = max(commits, key=lambda commit: len(commits[commit]), default="none")
+        others = [f"{k} ({', '.join(v)})" for k, v in commits.items() if k != most]
+        lines += [f"Commit: {'; '.join([most, *others])}.", ""]
     return lines
+
+
+def heading_of(claim: Claim) -> str:
+    return f"{claim.name}: {claim.registered['CLAIM']}"
+
+
+def summary(found: collections.abc.Iterable[Claim]) -> list[str]:
+    """A table of the verdicts, those of several seeds first."""
+    lines = [
+        "## The verdicts",
+        "",
+        "| claim | arm | seeds | difference | Student's t over seeds | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows: dict[bool, list[str]] = {False: [], True: []}
+    for claim in found:
+        slug = re.sub(r"[^\w\- ]", "", heading_of(claim).lower()).replace(" ", "-")
+        link = f"[{claim.name}](#{slug})"
+        if not claim.found:
+            rows[True].append(f"| {link} | | none yet | | | |")
+        for arm, effect in claim.effects.items():
+            if not effect.verdict:
+                continue
+            seeds, student = sorted(claim.common(arm)), claim.student(arm)
+            spread = "" if np.isnan(student[1]) else f"[{student[1]:+.3f}, {student[2]:+.3f}]"
+            rows[len(claim.found["seeds"]) == 1 if claim.found else True].append(
+                f"| {link} | {arm} | {', '.join(seeds)} | {claim.text(effect)} | {spread} "
+                f"| {effect.verdict} |"
+            )
+    return [*lines, *rows[False], *rows[True], ""]
 
 
 def section(claim: Claim) -> list[str]:
     """The part of the page about one claim."""
     registered, found, measure = claim.registered, claim.found, claim.measure
     head = registered["__doc__"].strip().split("\n\n", 1)
-    lines = [f"## {registered['CLAIM']}", "", f"`{source(claim.name)}`. {head[1]}", ""]
+    lines = [f"## {heading_of(claim)}", "", f"`{source(claim.name)}`. {head[1]}", ""]
     if not found:
         return [*lines, *NOT_RUN, "", *remarks(claim)]
     lines += [f"![the curves and effects of {claim.name}](evidence/{claim.name}.png)", ""]
@@ -209,7 +259,7 @@ def section(claim: Claim) -> list[str]:
         )
         if own:
             after += " | " + " ".join(
-                f"{effects.mean_of(by_unit):.3f}" for by_unit in claim.quantity[name].values()
+                digits(effects.mean_of(by_unit)) for by_unit in claim.quantity[name].values()
             )
         other, said = "", ""
         if effect := claim.effects.get(name):
@@ -227,7 +277,14 @@ def section(claim: Claim) -> list[str]:
 def main() -> None:
     rules = (ROOT / "benchmarks/evidence/README.md").read_text()
     found = [claims.load(name) for name in CLAIMS]
-    lines = [rules.rstrip(), "", "![all effects, with their intervals](evidence/all.png)", ""]
+    intro, how = rules.split("\n## ", 1)
+    lines = [intro.rstrip(), "", *summary(found)]
+    lines += [
+        "![all effects, with their intervals](evidence/all.png)",
+        "",
+        f"## {how.rstrip()}",
+        "",
+    ]
     for claim in found:
         lines += section(claim)
     noise = gradient_noise.__doc__ or ""

@@ -18,6 +18,11 @@ CLAIM = "rates by form correct a grader that looks at the form"
 QUANTITY = "held-out pass@1, mean over the run"
 EXPECTED = {"stratified": "above", "known": "above"}
 CLEAN = "clean"
+FOUND = (
+    "the hacking alarm is silent for uncorrected in all seeds, although two replies of three "
+    "are of the wrong form that is paid: it needs a held-out score that falls, and this one "
+    "stays where it was."
+)
 INJECT = dict(fn="noise.inject", unit="sample", fp_rate=(0.0, 0.7), fn_rate=(0.4, 0.0))
 MEAN = dict(fp_rate=0.35, fn_rate=0.2)
 FORM = dict(

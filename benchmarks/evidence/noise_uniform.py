@@ -17,6 +17,11 @@ CLAIM = "uniform noise keeps the direction of the update"
 QUANTITY = "held-out pass@1, mean over the run"
 EXPECTED = {name: "same" for name in ("backward", "forward", "grpo")}
 CLEAN = "clean"
+FOUND = (
+    "backward is uncorrected bit for bit: with one pair of rates it multiplies all advantages "
+    "by one number, which AdamW undoes. Its effect of 0 is an identity and no evidence. "
+    "backward and forward of seed 1 ran from a tree with changes that were not committed."
+)
 units = arms.over_the_run
 
 

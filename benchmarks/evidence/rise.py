@@ -14,9 +14,9 @@ QUANTITY = "balanced accuracy of judgements, last 15 steps"
 EXPECTED = {"rise": "above"}
 FOUND = (
     "steps are the units of the interval, as registered: batches of fresh prompts of one run, "
-    "which do not say how much another seed would differ."
-    " Of the judgements of wrong replies there are 24 in each arm, 2 and 0 of them right: the "
-    "difference is one of the judgements of right replies."
+    "which do not say how much another seed would differ. Of the judgements of wrong replies "
+    "there are 24 in each arm, 2 and 0 of them right: the difference is one of the judgements "
+    "of right replies. Both arms are below the 0.5 that a judge without any opinion has."
 )
 STEPS = False
 PAIRED = False  # each arm judges replies of its own

@@ -12,6 +12,10 @@ from benchmarks.evidence import arms
 CLAIM = "spurious rewards do not teach what real ones do"
 EXPECTED = {name: "below" for name in ("random", "format", "inverted")}
 CLEAN = "grpo"
+FOUND = (
+    "format is right almost only where the product is one of its operands (9 x 1, 0 x 0, 1 x 8; of "
+    "the nine products that it ever gets right 9 x 5 alone is none)."
+)
 TASKS = (dict(fn="arithmetic.products"),)
 
 

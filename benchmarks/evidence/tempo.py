@@ -16,6 +16,11 @@ QUANTITY = "held-out pass@1, mean over the run"
 TIMED = True  # one queue runs them all, in the same way
 EXPECTED = {"tempo": "above", "tempo_branching": "above"}
 AGAINST = {"tempo_branching": "grpo_branching"}  # what forking alone does is in both
+FOUND = (
+    "tempo minus grpo is of the mean over the run, as registered; at the end it is +0.027 "
+    "[-0.013, +0.065] on products, so that the title is shown of the way there and not of the "
+    "end. The baseline of the forked arms is itself 0.37 below plain sampling there."
+)
 CLEAN = "grpo"
 units = arms.over_the_run
 

@@ -12,6 +12,10 @@ from benchmarks.evidence import arms
 
 CLAIM = "votes at temperature 0.6 raise accuracy"
 EXPECTED = {"ttrl": "above", "empo": "above"}
+FOUND = (
+    "random rewards lost 0.09 of where they began; against its own start TTRL lost 0.03 [-0.13, "
+    "+0.09], EMPO gained 0.70 [+0.59, +0.81]."
+)
 ARMS = {"random": "spurious_random", "ttrl": "ttrl", "empo": "empo"}
 
 

@@ -13,6 +13,10 @@ from benchmarks.evidence import arms
 
 CLAIM = "votes raise accuracy where replies have room"
 EXPECTED = {"ttrl": "above"}
+FOUND = (
+    "random rewards lost 0.15 of where they began; against its own start TTRL gained 0.26 "
+    "[+0.18, +0.35]."
+)
 ARMS = {"random": "spurious_random", "ttrl": "ttrl"}
 
 

@@ -11,6 +11,10 @@ from benchmarks.evidence import arms
 
 CLAIM = "votes raise accuracy where the majority is often right"
 EXPECTED = {"ttrl": "above", "empo": "above"}
+FOUND = (
+    "this is the second run of the arm ttrl; in the first, which ended at 0.12, nothing was "
+    "imitated, by a mistake in the code that is told in LOG.md."
+)
 ARMS = {"random": "spurious_random", "ttrl": "ttrl", "empo": "empo"}
 
 

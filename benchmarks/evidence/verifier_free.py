@@ -12,7 +12,11 @@ from benchmarks.evidence import arms
 
 CLAIM = "rewards without a verifier raise accuracy"
 EXPECTED = {name: "above" for name in ("rlpr", "verifree", "ttrl", "empo")}
-FOUND = "verifree and its start are of 16 tokens, the others of 12, which cut more replies off."
+FOUND = (
+    "verifree and its start are of 16 tokens, the others of 12, which cut more replies off. "
+    "Against their own start: rlpr +0.84, verifree +0.42, empo +0.07 [-0.00, +0.16], ttrl +0.03 "
+    "[-0.02, +0.08], random +0.02 [-0.03, +0.07]."
+)
 
 
 def get_sweep(arg: str | None = None) -> dict:

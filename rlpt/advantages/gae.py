@@ -23,12 +23,14 @@ def gae(
     lam: float = 0.95,
     whiten: bool = True,
     eps: float = 1e-8,
+    outcome_coef: float = 1.0,
     bootstrap_truncated: bool = False,
 ) -> dict[str, jax.Array]:
     """delta_t = x_t + gamma V_{t+1} - V_t;  A_t = delta_t + gamma lam A_{t+1};  returns = A + V.
 
-    x is `rewards` on the row's last trained token plus `step_rewards`.  Tokens outside loss_mask
-    (tool output) are stepped over: the next V and A are carried through them unchanged.
+    x is outcome_coef times `rewards` on the row's last trained token, plus `step_rewards`.  Tokens
+    outside loss_mask (tool output) are stepped over: the next V and A are carried through them
+    unchanged.
 
     Args:
       values: [P,G,T] float32, of the prefix before each token.
@@ -39,6 +41,8 @@ def gae(
       gamma, lam: discount and trace decay per trained token.
       whiten: standardise the advantages over the batch's tokens (not the returns).
       eps: added to the variance then.
+      outcome_coef: 0 where step_rewards already sum to the outcome, as those of
+        `rewards.latent.lare` do.
       bootstrap_truncated: a truncated row ends in last_value, which the scorer
         `verification.end_value` writes; otherwise every row ends in 0.
 
@@ -52,7 +56,8 @@ def gae(
     """
     chex.assert_equal_shape([values, loss_mask])
     mask = masks.trained(loss_mask, row_mask)
-    dense = _tokens.token_rewards(mask, rewards, step_rewards)
+    outcome = None if rewards is None else outcome_coef * rewards
+    dense = _tokens.token_rewards(mask, outcome, step_rewards)
     end = jnp.zeros(mask.shape[:2], jnp.float32)
     if bootstrap_truncated:
         if truncated is None or last_value is None:

@@ -185,6 +185,9 @@ def gdpo(
     return centred / (_stats.std(centred, count, ddof, axis=(0, 1)) + eps)
 
 
+gdpo.takes_all_unless = "weights"  # type: ignore[attr-defined]  # a verifier may only inform
+
+
 def psr(
     rewards: jax.Array,
     row_mask: jax.Array | None = None,

@@ -262,6 +262,7 @@ def bradley_terry(
     last = masks.last_token(mask)
     reward = _sum(value, last)
     clear = jnp.ones(value.shape[0]) if strength is None else strength
+    clear = jnp.where(jnp.isnan(clear), 1.0, clear)  # of a block without pairs
     clear = clear[:, None, None]
     length = jnp.sum(mask, axis=-1).astype(jnp.float32)
     ahead = _difference(reward) - margin * clear - length_cost * _difference(length)

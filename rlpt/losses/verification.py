@@ -25,7 +25,8 @@ def self_reward_mse(
 
     Args:
       logp: [P,G,T] float32, of the policy.  completion_mask: [P,G,T] bool.
-      self_reference: [P,G] float32, c.  rewards: [P,G] float32, 1 right, 0 wrong.
+      self_reference: [P,G] float32, c; NaN: a row of another stage, which adds nothing.
+      rewards: [P,G] float32, 1 right, 0 wrong.
       beta: as in `rewards.verification.self_reward`.
 
     Returns: [P,G,T], 0 elsewhere; weigh it with `class_balanced`.
@@ -34,8 +35,10 @@ def self_reward_mse(
     """
     chex.assert_equal_shape([logp, completion_mask])
     chex.assert_equal_shape([self_reference, rewards])
-    error = beta * (logp - self_reference[..., None]) - rewards[..., None]
-    return jnp.where(masks.last_token(completion_mask), jnp.square(error), 0.0)
+    known = ~jnp.isnan(self_reference)[..., None]
+    reference = jnp.where(known, self_reference[..., None], 0.0)
+    error = beta * (logp - reference) - rewards[..., None]
+    return jnp.where(masks.last_token(completion_mask) & known, jnp.square(error), 0.0)
 
 
 def class_balanced(

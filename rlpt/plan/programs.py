@@ -71,7 +71,7 @@ class Abstract:
         self.chain, self.scorers = build.check(config)
         self.learner = build.make_learner(config, self.model, mesh)
         self.reads = {c for _, m in self.chain.methods for c in m.reads} | self.learner.reads()
-        self.reads |= {c for s in self.scorers for c in s.reads}
+        self.reads |= {c for s in self.scorers for c in s.reads} | set(config.log.columns)
         self.base = self.placed(
             jax.eval_shape(lambda: transformer.init_params(self.model, jax.random.key(0)))
         )

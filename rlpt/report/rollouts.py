@@ -25,7 +25,7 @@ ROWS = 256  # shown of a group
 _FEWEST_TOKENS = 40
 _NODES = 400  # drawn of a tree
 _TEXT = {"prompt": 6000, "answer": 500, "detail": 400, "name": 80, "piece": 120, "label": 60}
-_VERIFIERS = 12  # shown of a row
+_VERIFIERS = _COLUMNS = 12  # shown of a row
 
 # What the lines of a file begin with: read without parsing lines that are not shown.
 _HEAD = re.compile(rb'\{"step": (\d+), "block": (\d+), "sample": \d+(?:, "group": (-?\d+))?')
@@ -318,14 +318,21 @@ def _encode_row(
         out["text"] = _clipped(row["completion"], "prompt")
     for name, key in (
         ("logp", "sampler_logp"),
-        ("entropy", "entropy"),
         ("advantage", "advantages"),
     ):
         values = row.get(key)
         if isinstance(values, list) and len(values) == n:
             kept = [_round(values[t]) for t in keep]
             out[name] = kept[0] if kept and len(set(kept)) == 1 else kept
-    old, own = row.get("old_logp"), row.get("sampler_logp")
+    columns = row["columns"] if isinstance(row.get("columns"), dict) else {}
+    for name, values in list(columns.items())[:_COLUMNS]:
+        if isinstance(values, list) and len(values) == n:
+            own_values = out.setdefault("columns", {})
+            own_values[_clipped(name, "name")] = [_round(values[t]) for t in keep]
+        elif not isinstance(values, list):
+            number = _round(int(values) if isinstance(values, bool) else values)
+            out.setdefault("numbers", []).append([_clipped(name, "name"), number])
+    old, own = columns.get("old_logp"), row.get("sampler_logp")
     if isinstance(old, list) and isinstance(own, list) and len(old) == len(own) == n:
         both = [(old[t], own[t]) for t in keep]
         out["log_ratio"] = [

@@ -63,6 +63,16 @@ def lodge(
     return {"appeal": jnp.where(asked, second, jnp.nan), "metrics/appeals_asked": jnp.sum(asked)}
 
 
+def _check_second(true_positive: tp.Any, false_positive: tp.Any) -> None:
+    """Raises ValueError for rates of a second verifier that says nothing, or the opposite."""
+    both = (true_positive, false_positive)
+    if all(isinstance(r, float | int) for r in both) and not false_positive < true_positive:
+        raise ValueError(
+            f"appeals: got true_positive={true_positive} and false_positive={false_positive} of "
+            "the second verifier, expected it to accept right replies more often than wrong ones"
+        )
+
+
 def _appealed(
     rewards: jax.Array, appeal: jax.Array, row_mask: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -140,7 +150,8 @@ def _pooled_update(
     Returns: fn_rates [P,G] float32 (the rate after this batch), with `overwrite` rewards, scalars
       metrics/fn_rate and metrics/appeals_won; and the new state.
 
-    Raises: ValueError for another average.
+    Raises: ValueError for another average, or a second verifier without true_positive above
+      false_positive.
 
     Reference: arXiv:2510.00915, sec. 4, which averages rates; the correction for an imperfect
     second verifier was derived here.  Differs from it in: the share of the negatives that was
@@ -149,6 +160,7 @@ def _pooled_update(
     chex.assert_equal_shape([rewards, appeal])
     if average not in ("counts", "rates"):
         raise ValueError(f"pooled average: got {average!r}, expected 'counts' or 'rates'")
+    _check_second(true_positive, false_positive)
     positive, negative, heard, won = _appealed(rewards, appeal, row_mask)
     batch = _Heard(*(jnp.sum(x, dtype=jnp.float32) for x in (negative, heard, won, positive)))
     known = (batch.heard > 0) | ((batch.negatives == 0) & (batch.positives > 0))
@@ -227,8 +239,9 @@ def _stratified_update(
 ) -> tuple[Arrays, Arrays]:
     """`pooled` by stratum, from counts with decay, each rate shrunk to that of all.
 
-    With f_s rows missed in stratum s, of which at least one row was heard, and n_s missed and
-    positive, rate_s = (f_s + shrink pooled) / (n_s + shrink), pooled = sum f / sum n.
+    With f_s rows missed in stratum s and n_s missed and positive,
+    rate_s = (f_s + shrink pooled) / (n_s + shrink), pooled = sum f / sum n.  A stratum with
+    negatives of which none was heard is out of these sums and has the pooled rate.
 
     Args:
       strata: [P,G] int32 in [0, 64), of `rewards.strata`; other rows get the pooled rate.
@@ -238,13 +251,16 @@ def _stratified_update(
 
     Returns: fn_rates [P,G] float32, scalar metrics/fn_rate (pooled); and the new state.
 
-    Raises: ValueError for `shown` below 0 or above 64.
+    Raises: ValueError for `shown` below 0 or above 64, and as `pooled` for the second verifier.
     """
     chex.assert_equal_shape([rewards, appeal, strata])
+    _check_second(true_positive, false_positive)
     positive, *negative = _appealed(rewards, appeal, row_mask)
     batch = (_count(x, strata) for x in (*negative, positive))
     sums = _Heard(*(decay * state[k] + x for k, x in zip(_Heard._fields, batch, strict=True)))
-    rates = _shrunk(sums.missed(true_positive, false_positive), sums.positives, shrink, max_rate)
+    missed = sums.missed(true_positive, false_positive)
+    known = (sums.heard > 0) | (sums.negatives == 0)
+    rates = _shrunk(missed, jnp.where(known, sums.positives, 0.0), shrink, max_rate)
     out = {"fn_rates": rates[_index(strata)], "metrics/fn_rate": rates[-1]}
     return out | _shown(shown, fn_rate=rates), sums._asdict()
 
@@ -290,6 +306,7 @@ def _both_update(
     Reference: derived here; without strata and false positives it estimates what `pooled` does.
     """
     chex.assert_equal_shape([rewards, appeal, strata])
+    _check_second(true_positive, false_positive)
     rows = ~jnp.isnan(appeal) if row_mask is None else row_mask & ~jnp.isnan(appeal)
     verdicts = (~(rewards > 0.5), rewards > 0.5)
     heard = jnp.stack([_count(rows & v, strata) for v in verdicts])

@@ -264,4 +264,5 @@ def _recap_update(
     return out, new
 
 
+_recap_update.takes_all_unless = "names"  # type: ignore[attr-defined]  # a verifier may only inform
 recap = Transform(_recap_init, _recap_update)

@@ -65,7 +65,8 @@ def _update(
       preserve: add (R - sum f) / n to each step, so that steps still sum to the outcome.
 
     Returns: step_rewards [P,G,T] float32, non-zero where steps end, for `advantages.returns` or
-      `advantages.gae`; scalar metrics/lare/loss, before the fit; the new state.
+      `advantages.gae` with outcome_coef=0, since they stand for the outcome; scalar
+      metrics/lare/loss, before the fit; the new state.
 
     Raises: ValueError for more factors than the state has room for.
 

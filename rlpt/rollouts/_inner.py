@@ -40,6 +40,11 @@ def bind(spec: Spec, prompts: int, group: int, group_blocks: int = 1) -> functoo
     own = functools.partial(bound.fn, **bound.static, **bound.numbers_at(0))
     if takes or group_blocks == 1:
         return own
+    if "fork_parent" in getattr(bound.fn, "columns", {}):
+        raise config.ConfigError(
+            f"{bound.name}: got group_blocks={group_blocks} of the rollout around it, expected 1: "
+            "the nodes of its tree are numbered within one block"
+        )
     return functools.partial(_spread, own, group_blocks)
 
 

@@ -63,12 +63,8 @@ def refill(
         batch = tools.verify(tools.generate(items, group=group, step=step, attempt=attempt))
         good = [i for i in range(prompts) if _differs(batch.table, tools.counted_names, i, min_std)]
         kept.append(tools.take_blocks(batch, good))
-        left_out += [
-            (item[0].id, {k: v.outcome for k, v in batch.text.verdicts[i][j].items()})
-            for i, item in enumerate(items)
-            for j in np.flatnonzero(batch.table["row_mask"][i])
-            if i not in good
-        ]
+        rest = [(i, j) for i in range(prompts) if i not in good for j in range(group)]
+        left_out += tools.outcomes_of(batch, rest)
         have += len(good)
         counts.update(batch.outcomes)
         counts["dynamic/batches"] += 1
@@ -79,6 +75,8 @@ def refill(
     surplus = list(range(prompts, have))
     counts["dynamic/empty"] = order.count(-1)
     counts["dynamic/dropped"] = 0 if carry else len(surplus)
+    if not carry:
+        left_out += tools.outcomes_of(pool, [(i, j) for i in surplus for j in range(group)])
     batch = tools.take_blocks(pool, order)
     batch.outcomes.update(counts)
     batch.left_out = left_out

@@ -68,7 +68,8 @@ def episodes(
     start_value = np.full((prompts, group), np.nan, np.float32)
     value = np.full(table["completion_mask"].shape, np.nan, np.float32)
     step_id = np.full(value.shape, -1, np.int32)
-    wanted = [(i, 0, 0, ending) for i in range(prompts)]  # (prompt, row, episodes, prefix)
+    # (prompt, row, episodes, prefix)
+    wanted = [(i, 0, 0, ending) for i in range(prompts) if len(ending) <= room[i]]
     for i, j in np.ndindex(prompts, group):
         row = table["completion_tokens"][i, j][table["completion_mask"][i, j]].tolist()
         start = 0

@@ -188,6 +188,8 @@ def best_worst(
     kept.outcomes.update(outcomes)
     kept.outcomes["pairs/made"] = int(differ.sum())
     kept.outcomes["pairs/tied"] = int((~differ).sum())
+    shown = {(int(i), int(j)) for i in np.flatnonzero(differ) for j in two[i]}
+    kept.left_out = tools.outcomes_of(batch, set(np.ndindex(*score.shape)) - shown)
     return {"policy": kept}, state
 
 

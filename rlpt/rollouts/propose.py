@@ -103,7 +103,8 @@ def self_play(
         "formed": _outcome(batch, executor) != "unparsable",
         "solve_rate": np.concatenate([rate, right[:places].astype(np.float32)]),
     }
-    known = (known + [new[k][0] for k in order])[-remember:]
+    known = known + [new[k][0] for k in order]
+    known = known[max(len(known) - remember, 0) :]
     batch.outcomes["selfplay/valid"] = sum(len(at) for _, at in new.values())
     batch.outcomes["selfplay/learnable"] = learnable
     batch.outcomes["selfplay/known"] = len(known)
@@ -131,15 +132,19 @@ def _proposer(
     """The prompt of a proposer, with as many references as it has room for."""
     own = [t for t in known if t["type"] == kind] or [triplets.seed(language, kind)]
     chosen = sorted(own, key=lambda t: tools.uniform("reference", name, triplets.key(t)))
+
+    def ask(program: str, count: int) -> tp.Any:
+        return triplets.ask_for_task(language, kind, chosen[:count], program, cases, name, executor)
+
+    def fits(prompt: tp.Any) -> bool:
+        return len(tools.encode(prompt)) <= tools.max_prompt
+
     programs = [t["program"] for t in known] or [own[0]["program"]]
     program = programs[int(tools.uniform("program", name) * len(programs))]
-    for count in range(min(references, len(chosen)), -1, -1):
-        prompt = triplets.ask_for_task(
-            language, kind, chosen[:count], program, cases, name, executor
-        )
-        if len(tools.encode(prompt)) <= tools.max_prompt:
-            break
-    return prompt
+    if not fits(ask(program, 0)):  # what fits a solver's prompt may not fit this one
+        program = triplets.seed(language, kind)["program"]
+    counts = range(min(references, len(chosen)), -1, -1)
+    return next((p for p in (ask(program, n) for n in counts) if fits(p)), ask(program, 0))
 
 
 def _valid(

@@ -22,7 +22,8 @@ def recorded(
 
     The log-probs in the file have 6 decimals; with origin 0 and one update a batch the
     ratio does not use them, so the replayed update is the recorded one.  Columns of a rollout's
-    own, such as the tree of branches, are not in the file.
+    own, such as the tree of branches, are not in the file, nor are masks of a rollout in files of
+    earlier versions: shaping has its own `row_mask` in them.
 
     Args:
       path: a rollouts.jsonl of a run with the same prompts, group and group_blocks.
@@ -32,12 +33,12 @@ def recorded(
       origin than 0 while sampling is cut by top_k, top_p or min_p.
     """
     stream.take(prompts)  # the stream moves on as in the recorded run
-    batch = tools.recorded(path, first_step + step, origin=origin)
+    blocks = prompts * group_blocks
+    batch = tools.recorded(path, first_step + step, origin=origin, blocks=blocks)
     got = batch.table["row_mask"].shape
-    if got != (prompts * group_blocks, group):
+    if got != (blocks, group):
         raise ValueError(
-            f"replay: {path} holds {got} blocks x group, the config has "
-            f"{(prompts * group_blocks, group)}"
+            f"replay: {path} holds {got} blocks x group, the config has {(blocks, group)}"
         )
     if batch.table["origin"].any():
         tools.need_whole_law("recorded rows of an origin other than 0")

@@ -24,7 +24,8 @@ def two(
     """`prompts` / 2 prompts, and behind each the same one with its last user message reworded.
 
     One more column: other_view [P] int32, the block with the other wording, for
-    `rewards.consensus.co_reward`.
+    `rewards.consensus.co_reward`.  A pair of which the other wording fits no prompt bucket leaves
+    its blocks empty; views/too_long counts such pairs.
 
     Args:
       stream, tools: as in `sample.on_policy`.  state: unused.
@@ -42,12 +43,13 @@ def two(
         raise ValueError(f"two: got prompts={prompts}, expected an even number of blocks")
     if template and "{question}" not in template:
         raise ValueError(f"two template: got {template!r}, expected one with {{question}} in it")
-    items = [
-        (view, occurrence)
-        for prompt, occurrence in stream.take(prompts // 2)
-        for view in (prompt, _reworded(prompt, key, template))
-    ]
+    items: list[tuple[Prompt, int] | None] = []
+    for prompt, occurrence in stream.take(prompts // 2):
+        other = _reworded(prompt, key, template)
+        fits = len(tools.encode(other)) <= tools.max_prompt
+        items += [(prompt, occurrence), (other, occurrence)] if fits else [None, None]
     batch = tools.verify(tools.generate(items, group=group, step=step))
+    batch.outcomes["views/too_long"] = items.count(None) // 2
     batch.table["other_view"] = np.arange(prompts, dtype=np.int32) ^ 1
     return {"policy": batch}, state
 

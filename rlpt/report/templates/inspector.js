@@ -85,12 +85,13 @@ const colour = share => (share < 0 ? 'rgba(0,114,178,' : 'rgba(213,94,0,') + Mat
 const MODES = {
   advantage: {label: 'advantage', signed: true},
   log_ratio: {label: 'log ratio to the sampler', signed: true},
-  entropy: {label: 'entropy, nats'},
   surprise: {label: 'surprise: −log-prob of the sampler'},
   none: {label: 'nothing'},
 };
+const COLUMN = 'column ';  // and its name: a mode for each column of config.log.columns
+const how = mode => MODES[mode] || {label: mode.slice(COLUMN.length), signed: true};
 function values(row, mode) {
-  const found = row[mode === 'surprise' ? 'logp' : mode];
+  const found = mode.startsWith(COLUMN) ? (row.columns || {})[mode.slice(COLUMN.length)] : row[mode === 'surprise' ? 'logp' : mode];
   if (found === undefined) return null;
   const every = Array.isArray(found) ? found : row.tokens.map(() => found);
   return mode === 'surprise' ? every.map(x => x === null ? null : -x) : every;
@@ -107,9 +108,10 @@ function show(x) {
   $('prompts').replaceChildren(...group.prompts.map(p => make('pre', {}, p)),
     make('p', {class: 'small'}, 'reference answer: ' + group.answer +
       (group.left_out ? ' · ' + group.left_out + ' more completions are not shown' : '')));
-  const modes = Object.keys(MODES).filter(m => m === 'none' || group.rows.some(r => values(r, m)));
+  const columns = [...new Set(group.rows.flatMap(r => Object.keys(r.columns || {})))].map(name => COLUMN + name);
+  const modes = [...Object.keys(MODES).filter(m => m === 'none' || group.rows.some(r => values(r, m))), ...columns];
   const before = $('mode').value;
-  $('mode').replaceChildren(...modes.map(m => option(m, MODES[m].label)));
+  $('mode').replaceChildren(...modes.map(m => option(m, how(m).label)));
   $('mode').value = modes.includes(before) ? before : modes[0];
   tree(group);
   cards();
@@ -121,7 +123,7 @@ function cards() {
   for (const row of group.rows) for (const v of values(row, mode) || []) most = Math.max(most, Math.abs(v ?? 0));
   const scale = (share, text) => { const s = make('span', {}, text); s.style.background = colour(share); return s; };
   $('scale').replaceChildren(...(mode === 'none' || !most ? [] :
-    MODES[mode].signed ? [scale(-1, digits(-most)), scale(0, '0'), scale(1, digits(most))] :
+    how(mode).signed ? [scale(-1, digits(-most)), scale(0, '0'), scale(1, digits(most))] :
     [scale(0, '0'), scale(1, digits(most))]));
   $('cards').replaceChildren(...group.rows.map((row, r) => {
     const numbers = values(row, mode);
@@ -138,6 +140,7 @@ function cards() {
     const facts = make('dl');
     const fact = (name, text) => facts.append(make('div', {}, make('dt', {}, name + ' '), make('dd', {}, text)));
     row.verdicts.forEach(([name, outcome, score, detail]) => fact(name, outcome + ', score ' + digits(score) + (detail ? ': ' + detail : '')));
+    (row.numbers || []).forEach(([name, value]) => fact(name, digits(value)));
     fact('tokens', row.length + (row.truncated ? ', truncated' : ''));
     if (row.origin) fact('origin', ['', 'other context', 'older weights', 'external text'][row.origin] || String(row.origin));
     if (group.prompts.length > 1) fact('prompt', String(row.prompt + 1));
@@ -201,7 +204,7 @@ function tip(event) {
     say('advantage', get('advantage'));
     const logp = get('logp');
     if (typeof logp === 'number') lines.push('log-prob ' + digits(logp) + ' (p ' + digits(Math.exp(logp)) + ')');
-    say('entropy', get('entropy'));
+    Object.keys(row.columns || {}).forEach(name => say(name, get(COLUMN + name)));
     const ratio = get('log_ratio');
     if (typeof ratio === 'number') lines.push('ratio ' + digits(Math.exp(ratio)));
     if (row.trained && !row.trained[i]) lines.push('not trained on');
