@@ -109,7 +109,8 @@ function show(x) {
     make('p', {class: 'small'}, 'reference answer: ' + group.answer +
       (group.left_out ? ' · ' + group.left_out + ' more completions are not shown' : '')));
   const columns = [...new Set(group.rows.flatMap(r => Object.keys(r.columns || {})))].map(name => COLUMN + name);
-  const modes = [...Object.keys(MODES).filter(m => m === 'none' || group.rows.some(r => values(r, m))), ...columns];
+  const known = Object.keys(MODES).filter(m => m !== 'none' && group.rows.some(r => values(r, m)));
+  const modes = [...known, ...columns, 'none'];
   const before = $('mode').value;
   $('mode').replaceChildren(...modes.map(m => option(m, how(m).label)));
   $('mode').value = modes.includes(before) ? before : modes[0];
