@@ -1,6 +1,6 @@
 """How often the intervals of the ledger hold what is true, by simulation.
 
-  python -m benchmarks.evidence.coverage    # a minute; prints a table
+  python -m benchmarks.evidence.coverage    # ten seconds; prints a table
 
 Each trial draws the effect of a change on every prompt, on every seed and on every sample, with no
 effect on the whole, and makes the interval of `effects.difference` and Student's over the seeds.
