@@ -17,19 +17,21 @@ import jax
 import jax.numpy as jnp
 
 import rlpt
+from rlpt import blocks, optim, probe, scoring, settings
 from rlpt import chain as chain_lib
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
 from rlpt import generate as generate_lib
 from rlpt import learner as learner_lib
 from rlpt import learners as learners_lib
-from rlpt import optim, probe, scoring, settings, sharding
 from rlpt import sources as sources_lib
+from rlpt import tools as tools_lib
 from rlpt.columns import Table
 from rlpt.config import ConfigError, suggest
 from rlpt.models import transformer
 from rlpt.models.load import Loaded
 from rlpt.models.transformer import ModelConfig
+from rlpt.rollouts import _inner
 from rlpt.tasks import build as tasks_build
 from rlpt.tasks.base import Prompt, content_id
 from rlpt.tasks.stream import Curriculum, Source
@@ -81,31 +83,6 @@ def model_config(config: tp.Any, model: ModelConfig) -> ModelConfig:
     """The model as config.model computes it."""
     how = "bfloat16" if config.model.matmul_precision == "bfloat16" else "default"
     return dataclasses.replace(model, attention=config.model.attention, matmul=how)
-
-
-def make_mesh(config: tp.Any) -> tp.Any:
-    """The mesh of config.mesh over all devices; None: there is one device.
-
-    Raises: ValueError for sizes that do not fit the devices, ConfigError for blocks that do not
-      divide over them.
-    """
-    sizes = {axis: config.mesh[axis] for axis in sharding.AXES}
-    mesh = sharding.make_mesh(sizes)
-    parts = sharding.shards(mesh)
-    blocks = config.rollout.prompts * config.rollout.group_blocks
-    counts = {"rollout.prompts x rollout.group_blocks": blocks}
-    counts["eval.blocks"] = config.eval.blocks or config.rollout.prompts
-    for name, layout in {"learner": config.learner, **config.learners}.items():
-        rows = blocks // layout.get("minibatches", 1)
-        counts[f"{name}: minibatch"] = rows
-        counts[f"{name}.micro_blocks"] = layout.get("micro_blocks", 0) or rows
-    for name, count in counts.items():
-        if count % parts:
-            raise ConfigError(
-                f"config.mesh: {name} is {count} blocks, which do not divide over the {parts} "
-                f"parts of data x fsdp; change one of them"
-            )
-    return mesh if mesh.size > 1 else None
 
 
 def make_learners(
@@ -189,7 +166,11 @@ def rollout_columns(config: tp.Any) -> dict[str, tuple[str, str]]:
     of its own, the kind one of i, b and f. One whose columns depend on its settings has a function
     of config.rollout.options there.
     """
-    return _declared(config, "columns")
+    return dict(
+        _inner.declared(
+            _inner.outermost(config), "columns", group_blocks=config.rollout.group_blocks
+        )
+    )
 
 
 def rollout_tables(config: tp.Any) -> dict[str, dict[str, tuple[str, str]]]:
@@ -197,17 +178,7 @@ def rollout_tables(config: tp.Any) -> dict[str, dict[str, tuple[str, str]]]:
 
     A rollout says so with fn.tables, as `rollout_columns` reads fn.columns.
     """
-    return _declared(config, "tables")
-
-
-def _declared(config: tp.Any, what: str) -> dict[str, tp.Any]:
-    """fn.columns or fn.tables of the rollout."""
-    own = getattr(config_lib.find("rollouts", config.rollout.fn), what, {})
-    if not callable(own):
-        return own
-    spans = "group_blocks" in inspect.signature(own).parameters
-    blocks = dict(group_blocks=config.rollout.group_blocks) if spans else {}
-    return own(**config.rollout.options, **blocks)
+    return dict(_inner.declared(_inner.outermost(config), "tables"))
 
 
 def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]]:
@@ -227,6 +198,7 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
         own = {k: v for k, v in dict(spec).items() if k not in of_pool}
         config_lib.entry("verifiers", own)
     rollout_of(config)
+    completion_of(config)
     Curriculum(tp.cast(tp.Any, None), **curriculum_of(config))
     of_blocks = {k for k, (axes, _) in rollout_columns(config).items() if axes[1:2] != "G"}
     chain = chain_lib.build(config, config.rollout.group_blocks, frozenset(of_blocks))
@@ -297,6 +269,7 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
                 )
             own = _abstract(config, others[entry["table"]])
             jax.eval_shape(functools.partial(probe.check_shapes, learners[name]), own)
+    blocks.check(config)
 
     params = jax.eval_shape(lambda: transformer.init_params(_TINY, jax.random.key(0)))
     rolled = abstract_table(config)
@@ -359,7 +332,14 @@ def rollout_of(config: tp.Any) -> functools.partial[tp.Any]:
         )
     if any(callable(v) for v in bound.numbers.values()):
         raise ConfigError("config.rollout.options: got a schedule, expected plain values")
+    bound.check(_setup(config))
     return functools.partial(bound.fn, **bound.static, **bound.numbers_at(0))
+
+
+def _setup(config: tp.Any) -> tools_lib.Setup:
+    """What rollouts may ask of the run."""
+    labels = [spec.get("label") or spec["fn"] for spec in config.tasks]
+    return tools_lib.Setup(config.sampling, [v["name"] for v in config.verifiers], labels)
 
 
 def curriculum_of(config: tp.Any) -> dict[str, tp.Any]:
@@ -374,8 +354,10 @@ def completion_of(config: tp.Any) -> collections.abc.Callable[..., tp.Any] | Non
     one is made: fn.complete(tools, items, *, group, step, purpose, temperature, ...), with settings
     of the rollout behind these.  One made of others says which counts: fn.evaluated_as(**its
     settings), an entry dict(fn=, **settings).
+
+    Raises: ConfigError where so many samples as config.eval has do not suit that rollout.
     """
-    spec = {"fn": config.rollout.fn, **config.rollout.options}
+    spec = _inner.outermost(config)
     fn = config_lib.find("rollouts", spec["fn"])
     while inner := getattr(fn, "evaluated_as", None):
         own = inspect.signature(inner).parameters
@@ -384,6 +366,13 @@ def completion_of(config: tp.Any) -> collections.abc.Callable[..., tp.Any] | Non
     complete = getattr(fn, "complete", None)
     if complete is None:
         return None
+    if config.eval.samples:
+        asked = {**spec, "prompts": config.rollout.prompts, "group": config.eval.samples}
+        try:
+            config_lib.entry("rollouts", asked).check(_setup(config))
+        except ConfigError as e:
+            samples = config.eval.samples
+            raise ConfigError(f"config.eval.samples: {samples} as the group of {e}") from e
     own = inspect.signature(complete).parameters
     return functools.partial(complete, **{k: v for k, v in spec.items() if k in own})
 
@@ -439,7 +428,8 @@ def identity(config: tp.Any, loaded: Loaded) -> dict[str, str]:
     kept = {k: v for k, v in json.loads(config.to_json_best_effort()).items() if k not in _FREE}
     further = (settings.learner_entry(config, name)["optim"] for name in config.learners)
     schedules = {o.get("schedule", config.optim.schedule) for o in (config.optim, *further)}
-    if schedules != {"constant"}:  # learning rates depend on it
+    if schedules != {"constant"} or config.rollout.overlap:
+        # learning rates depend on it, and at the last step no batch is sampled ahead
         kept["steps"] = config.steps
     text = json.dumps(kept, sort_keys=True)
     same = {

@@ -122,7 +122,9 @@ class Chain:
         table["advantages"] = jnp.where(live, table["advantages"], 0.0).astype(jnp.float32)
         if slot is not None:
             scalars = {k: table[k] for k in written if k.startswith("metrics/")}
-            rows = {k: table[k] for k in written - set(scalars)}
+            rows = {
+                k: table[k] for k in sorted(written - set(scalars))
+            }  # the same program anywhere
             back = columns_lib.scatter_groups(rows, slot, self.group_blocks)
             table = {**by_block, **scalars, **back}
         return table, state

@@ -83,18 +83,23 @@ def check_source(source: str, function: str = "get_config") -> None:
     make = runpy.run_path(path).get(function)
     if not arg or make is None:
         return
-    try:
-        made = [str(make(a)) for a in (arg, None, "no-such-argument")]
-    except Exception:  # whatever a config raises for a word that it does not know
-        return
-    if len(set(made)) == 1:
-        words = re.findall(r"\w+", make.__doc__ or "")
-        hint = suggest(arg, words).partition(" Accepted")[0]
-        if arg in words:
-            hint = " Its docstring names it, but nothing there looks at it."
-        raise ConfigError(
-            f"{path}: the argument {arg!r} changes nothing there.{hint} See its {function}."
-        )
+    parts = arg.split(",")
+    for i, part in enumerate(parts):
+        key, equals, _ = part.partition("=")
+        instead = [[], ["no-such-argument"], *[[f"{key}=no-such-value"]] * bool(equals)]
+        rivals = [",".join([*parts[:i], *x, *parts[i + 1 :]]) or None for x in instead]
+        try:
+            made = {str(make(a)) for a in (arg, *rivals)}
+        except Exception:  # whatever a config raises for a word that it does not know
+            continue
+        if len(made) == 1:
+            words = re.findall(r"\w+", make.__doc__ or "")
+            hint = suggest(key, words).partition(" Accepted")[0]
+            if part in words:
+                hint = " Its docstring names it, but nothing there looks at it."
+            raise ConfigError(
+                f"{path}: the argument {part!r} changes nothing there.{hint} See its {function}."
+            )
 
 
 def find(package: str, name: str) -> tp.Any:
@@ -245,6 +250,24 @@ class Bound:
         own = inspect.signature(fn).parameters
         return {k: v for k, v in (self.static | self.numbers_at(0)).items() if k in own}
 
+    def check(self, setup: tp.Any) -> None:
+        """Asks a rollout's fn.check(setup, **those of its settings that it takes), if it has one.
+
+        setup: `rlpt.tools.Setup`, what is known before a run begins.  A function of your own says
+        so in the same way: fn.check = a function that raises ValueError for what cannot work.
+
+        Raises: ConfigError with what fn.check says.
+        """
+        if (ask := getattr(self.fn, "check", None)) is None:
+            return
+        own = inspect.signature(ask).parameters
+        known = {k: p.default for k, p in inspect.signature(self.fn).parameters.items()}
+        known |= self.static | self.numbers_at(0)
+        try:
+            ask(setup, **{k: v for k, v in known.items() if k in own})
+        except ValueError as e:
+            raise ConfigError(str(e)) from e
+
     def __call__(
         self, table: columns_lib.Table, numbers: dict[str, tp.Any] | None = None, **given: tp.Any
     ) -> tp.Any:
@@ -337,6 +360,11 @@ def resolve(
         if isinstance(default, str) and not isinstance(value, str):
             raise ConfigError(
                 f"{package} {name}.{key}: got {value!r}, expected a string such as {default!r}"
+            )
+        if isinstance(default, tuple) and isinstance(value, str):  # its letters, else
+            raise ConfigError(
+                f"{package} {name}.{key}: got the string {value!r}, expected a tuple such as "
+                f"({value!r},)"
             )
         if isinstance(default, float) and not (
             isinstance(value, Schedule)

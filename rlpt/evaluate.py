@@ -13,7 +13,9 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
+import inspect
 import json
 import os
 import pathlib
@@ -22,7 +24,17 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import build, checkpoint, learners, metrics, records, results, settings, statistics
+from rlpt import (
+    build,
+    checkpoint,
+    learners,
+    metrics,
+    records,
+    results,
+    settings,
+    sources,
+    statistics,
+)
 from rlpt import config as config_lib
 from rlpt import tools as tools_lib
 from rlpt.endpoint import Completion, Endpoint
@@ -44,6 +56,8 @@ Complete = collections.abc.Callable[..., tools_lib.Batch]
 # Of a row, for the trainer's log.
 BRIEF = ("correct", "samples", "sample", "chosen", "greedy", "greedy_text", "content", "missing")
 LOST = ("timeout", "crash", "invalid")  # outcomes that say nothing of the completion
+Lost = collections.abc.Mapping[str, collections.abc.Collection[str]]  # by verifier
+Reading = collections.abc.Callable[[str], str | None]
 CONFIDENCE = "confidence.confidence"  # the verifier whose score is a stated confidence
 
 
@@ -95,16 +109,18 @@ def judge(
     temperature: float,
     greedy: bool,
     counted: collections.abc.Collection[str] | None,
-    reading: collections.abc.Mapping[str, str] | None = None,
+    lost: Lost | None = None,
+    reading: Reading = canonical,
 ) -> list[results.Row]:
     """Samples and judges completions of some prompts.
 
-    Args: as `evaluate`; verify: as `VerifierPool.verify`; prompts: one batch; reading: settings of
-      `canonical`.
+    Args: as `evaluate`; verify: as `VerifierPool.verify`; prompts: one batch; reading: the answer
+      of a text, for votes.
     Returns: a row a prompt: correct (number), samples, sample (the first text), hits [bool],
-      answers (`canonical`), verdicts {verifier: [[score, outcome]]}, tokens, truncated, one a
-      completion; content (`content_id`); where verdicts were lost (LOST), missing, the number of
-      such completions, which count as wrong; chosen (bool): of a search, that it puts first; and
+      answers (of `reading`), verdicts {verifier: [[score, outcome]]}, tokens, truncated, one a
+      completion; content (`content_id`); where verdicts were lost, missing, the number of such
+      completions, which count as wrong, and unheard, that of completions that lack one of a
+      verifier that does not decide; chosen (bool): of a search, that it puts first; and
       greedy (bool), greedy_text.  Without samples, verdicts, tokens and truncated are of the greedy
       completion.
     """
@@ -123,8 +139,12 @@ def judge(
         for row, group in zip(rows, completions, strict=True):
             judged = [next(verdicts) for _ in group]
             hits = [verifiers_base.correct(v, counted) for v in judged]
-            if lost := sum(_lost(v, counted) for v in judged):
-                row["missing"] = row.get("missing", 0) + lost
+            for v in judged:
+                gone = [k for k in v if v[k].outcome in (lost or {}).get(k, LOST)]
+                if any(counted is None or k in counted for k in gone):
+                    row["missing"] = row.get("missing", 0) + 1
+                elif gone:
+                    row["unheard"] = row.get("unheard", 0) + 1
             if sampled or not samples:
                 row["tokens"] = [c.tokens for c in group]
                 row["truncated"] = [c.truncated for c in group]
@@ -133,7 +153,7 @@ def judge(
                 }
             if sampled:
                 row |= {"correct": sum(hits), "samples": n, "sample": group[0].text, "hits": hits}
-                row["answers"] = [canonical(c.text, **(reading or {})) for c in group]
+                row["answers"] = [reading(c.text) for c in group]
                 if getattr(sampler, "ranked", False):
                     row["chosen"] = hits[0]
             else:
@@ -141,11 +161,13 @@ def judge(
     return rows
 
 
-def _lost(
-    verdicts: collections.abc.Mapping[str, verifiers_base.Verdict],
-    counted: collections.abc.Collection[str] | None,
-) -> bool:
-    return any(v.outcome in LOST for k, v in verdicts.items() if counted is None or k in counted)
+def lost_outcomes(verifiers: collections.abc.Iterable[tp.Any]) -> dict[str, tuple[str, ...]]:
+    """{verifier: outcomes that say nothing of the completion}. verifiers: as in the config."""
+    asks = {
+        v["name"]: verifiers_base.traits_of(config_lib.find("verifiers", v["fn"])).asks
+        for v in verifiers
+    }
+    return {name: (*LOST, "unparsable") if yes else LOST for name, yes in asks.items()}
 
 
 def evaluate(
@@ -158,6 +180,7 @@ def evaluate(
     greedy: bool = True,
     done: collections.abc.Callable[[int], None] | None = None,
     counted: collections.abc.Collection[str] | None = None,
+    lost: Lost | None = None,
     complete: Complete | None = None,
 ) -> dict[str, tp.Any]:
     """Judges greedy and sampled completions of every prompt by the run's own verifiers.
@@ -168,6 +191,7 @@ def evaluate(
       blocks: prompts in a batch.  done: called with the number of prompts finished.
       counted: names of the verifiers that decide what is correct (`verifiers.base.counted_names`);
         None: all.
+      lost: of `lost_outcomes`; None: LOST of every verifier.
       complete: how completions are made, of `build.completion_of`.
     Returns: pass@1, pass@k for k in powers of two up to samples and for samples, greedy
       (fractions), length (tokens), truncated (fraction), prompts, samples, outcomes, missing (the
@@ -182,7 +206,7 @@ def evaluate(
         part = prompts[start : start + blocks]
         rows += judge(
             Local(tools, blocks, complete), tools.judge, part, samples=samples,
-            temperature=temperature, greedy=greedy, counted=counted,
+            temperature=temperature, greedy=greedy, counted=counted, lost=lost,
         )  # fmt: skip
         if done:
             done(len(part))
@@ -281,6 +305,7 @@ def evaluate_source(
     _check(prompts)
     counted = verifiers_base.counted_names(config.verifiers)
     blocks, too_long = config.eval.blocks or config.rollout.prompts, 0
+    lost, reading = lost_outcomes(config.verifiers), _reading(config, counted)
     with contextlib.ExitStack() as stack:
         # before jax is used, as the pool asks for
         pool = stack.enter_context(
@@ -324,11 +349,12 @@ def evaluate_source(
                 rows = judge(
                     sampler, pool.verify, part, samples=config.eval.samples,
                     temperature=config.eval.temperature, greedy=True, counted=counted,
-                    reading=_reading(config, counted),
+                    lost=lost, reading=reading,
                 )  # fmt: skip
                 judged = dict(zip((p.id for p in part), rows, strict=True))
-                journal.add({k: row for k, row in judged.items() if "missing" not in row})
-                unkept |= {k: row for k, row in judged.items() if "missing" in row}
+                again = {k for k, row in judged.items() if {"missing", "unheard"} & set(row)}
+                journal.add({k: row for k, row in judged.items() if k not in again})
+                unkept |= {k: judged[k] for k in again}
                 advance(len(part))
     rows = [journal.rows.get(p.id) or unkept[p.id] for p in prompts]
     found = results.measures(rows, best_of, cot)
@@ -347,14 +373,23 @@ def evaluate_source(
     return result | {"per_prompt": dict(zip((p.id for p in prompts), rows, strict=True))}
 
 
-def _reading(config: tp.Any, counted: collections.abc.Collection[str]) -> dict[str, str]:
-    """Where the answers of completions stand: where the first verifier that counts looks."""
+def _reading(config: tp.Any, counted: collections.abc.Collection[str]) -> Reading:
+    """The answers of completions as the first verifier that counts, and has some, reads them."""
+    otherwise: Reading = canonical
     for spec in config.verifiers:
-        defaults = config_lib.find("verifiers", spec["fn"]).__kwdefaults__ or {}
-        extract = spec.get("extract", defaults.get("extract"))
-        if spec["name"] in counted and extract in ("boxed", "tag", "whole", "last"):
-            return {"extract": extract, "tag": spec.get("tag", "answer")}
-    return {}
+        if spec["name"] not in counted:
+            continue
+        fn = config_lib.find("verifiers", spec["fn"])
+        reads = verifiers_base.traits_of(fn).reads
+        if callable(reads):
+            own = inspect.signature(reads).parameters
+            return functools.partial(reads, **{k: v for k, v in spec.items() if k in own})
+        extract = spec.get("extract", (fn.__kwdefaults__ or {}).get("extract"))
+        if not reads:
+            otherwise = lambda text: None  # noqa: E731
+        elif extract in ("boxed", "tag", "whole"):
+            return functools.partial(canonical, extract=extract, tag=spec.get("tag", "answer"))
+    return otherwise
 
 
 @contextlib.contextmanager
@@ -384,12 +419,13 @@ def evaluation_key(
 ) -> dict[str, tp.Any]:
     """What an evaluation follows from, as JSON: model, task, settings and code.
 
-    model: its hash.  The code is that of rlpt, of verifiers from elsewhere (their own file), and
-    the versions of the libraries.
+    model: its hash.  The code is that of rlpt and of functions from elsewhere that verifiers and
+    the rollout name, with the modules of one's own that these use, and the versions of libraries.
     """
     settings = json.loads(config.to_json_best_effort())
     evaluation = {k: settings["eval"][k] for k in ("samples", "temperature")}
-    elsewhere = {v["fn"].partition(":")[0] for v in config.verifiers if ":" in v["fn"]}
+    judging = {k: settings[k] for k in ("verifiers", "rollout")}
+    elsewhere = {name.partition(":")[0] for name in sources.names(judging)}
     return {
         "model": model,
         "task": checkpoint.fingerprint([json.loads(json.dumps(vars(p))) for p in prompts]),
@@ -397,15 +433,29 @@ def evaluation_key(
             [settings[k] for k in ("seed", "verifiers", "sampling", "pool")]
             + [evaluation, *(settings["model"][k] for k in ("matmul_precision", "attention"))]
         ),
-        "code": {name: _code(name) for name in sorted({"rlpt"} | elsewhere)},
-        "versions": build.versions(),
+        "code": {name: _code(name) for name in sorted({"rlpt"} | elsewhere)}
+        | {"own": checkpoint.fingerprint(sources.own_code(judging))},
+        "versions": build.versions() | {name: _version(name) for name in _JUDGES},
     }
+
+
+_JUDGES = ("math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym", "tokenizers")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 @functools.cache
 def _code(module: str) -> str:
-    """A hash over the source of a module, or of all modules of a package."""
-    spec = importlib.util.find_spec(module)
+    """A hash over the source of a module, or of all modules of a package; "": there is none."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
     origin = pathlib.Path(spec.origin) if spec and spec.origin else None
     if origin is None:
         return ""

@@ -195,12 +195,10 @@ class Learners:
         if self.reference is not None:
             table["ref_logp"] = policy.score(self.reference, columns)
         if policy.needs_old_logp:
-            self._write_old_logp(policy, self.policy_params(), table)
+            own = policy.score(self.policy_params(), columns)
+            table["old_logp"] = _own_or_brought(table, own)
         elif policy.old_logp_given:
             table["old_logp"] = _own_or_brought(table, table["sampler_logp"])
-
-    def _write_old_logp(self, learner: Learner, params: Params, table: Table) -> None:
-        table["old_logp"] = _own_or_brought(table, learner.score(params, self._columns(table)))
 
     def _columns(self, table: Table) -> Table:
         return sharding.place_batch({k: table[k] for k in MODEL_COLUMNS}, self.mesh)
@@ -232,9 +230,11 @@ class Learners:
             table = tables.get(entry["table"])
             if entry["when"] != when or table is None or step < learner.start:
                 continue
-            if name != "policy" and learner.output == "logp" and learner.needs_old_logp:
-                table = dict(table)  # where it is the policy's, its old_logp is of another model
-                self._write_old_logp(learner, self.states[name]["params"], table)
+            if name != "policy" and learner.output == "logp":  # that of the table is the policy's
+                table = {k: v for k, v in table.items() if k != "old_logp"}
+                if learner.needs_old_logp:
+                    own = self.states[name]["params"]
+                    table["old_logp"] = learner.score(own, self._columns(table))
             self.states[name], new = learner.update(
                 self.states[name],
                 self.frozen if name == "policy" else None,

@@ -15,6 +15,7 @@ import typing as tp
 import jax
 
 from rlpt import sharding
+from rlpt.blocks import of_tables
 
 _SIZE = r"([\d.]+) ?([KMGT]?)"
 # in the messages of CPU, of GPU (two allocators) and of TPU (at run time)
@@ -67,15 +68,18 @@ def remedies(stage: str, config: tp.Any) -> list[Remedy]:
     devices or the optimizer.  A setting that is at its end is left out.
     """
     blocks = config.rollout.prompts * config.rollout.group_blocks
+    common = {table: math.gcd(*numbers) for table, numbers in of_tables(config).items()}
     parts = sharding.shards(sharding.make_mesh({a: config.mesh[a] for a in sharding.AXES}))
     own = config.learner  # what a smaller batch has still to divide into
     unit = math.lcm(parts, own.minibatches * max(own.micro_blocks, 1))
     of = {
-        "micro_blocks": _micro_blocks("learner", config.learner, blocks, parts)
+        "micro_blocks": _micro_blocks("learner", config.learner, common["policy"], parts)
         + [
             remedy
             for name, entry in config.learners.items()
-            for remedy in _micro_blocks(f"learners.{name}", entry, blocks, parts)
+            for remedy in _micro_blocks(
+                f"learners.{name}", entry, common[entry.get("table", "policy")], parts
+            )
         ],
         "remat": _next("model.remat", config.model.remat, ("none", "dots", "full")),
         "logits_chunk": _half("model.logits_chunk", config.model.logits_chunk),

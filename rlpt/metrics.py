@@ -392,6 +392,7 @@ class RolloutLog:
       verdicts: {verifier: score, null = no verdict}; outcomes: {verifier: outcome}
       reward: float; truncated: bool; origin: int
       row_mask: bool, behind shaping; rollout_masks: {"row_mask", "train_mask"}, before it
+      rows_of_step: int, how many rows there are of the step
       columns: {column: number, or one a token}, of config.log.columns
     Floats are kept to 6 decimals, NaN and infinity become null.
 

@@ -102,6 +102,7 @@ def rollout_rows(
         row["advantages"] = [finite(x) for x in own.tolist()]
         row["reward"] = finite(float(table["rewards"][i, j]))
         row["rollout_masks"] = {k: bool(batch.table[k][i, j]) for k in ("row_mask", "train_mask")}
+        row["rows_of_step"] = len(rows)
         row["details"] = {k: v.detail for k, v in verdicts.items() if v.detail}
         if further:
             n = len(row["tokens"])

@@ -336,21 +336,8 @@ def validate(config: tp.Any) -> None:
             value = value[part]
         if value not in allowed:
             raise ConfigError(f"config.{key}: got {value!r}, expected one of {', '.join(allowed)}")
-    blocks = config.rollout.prompts * config.rollout.group_blocks
-    layouts = {"learner": config.learner}
-    layouts |= {f"learners.{name}": learner_entry(config, name) for name in config.learners}
-    for where, layout in layouts.items():
-        if layout["minibatches"] and blocks % layout["minibatches"]:
-            raise ConfigError(
-                f"config.{where}.minibatches: {layout['minibatches']} does not "
-                f"divide the {blocks} blocks of a batch"
-            )
-        rows = blocks // layout["minibatches"]
-        if layout["micro_blocks"] and rows % layout["micro_blocks"]:
-            raise ConfigError(
-                f"config.{where}.micro_blocks: {layout['micro_blocks']} does not "
-                f"divide the {rows} blocks of a minibatch"
-            )
+    for name in config.learners:
+        learner_entry(config, name)
     names = [v["name"] for v in config.verifiers if "name" in v]
     if len(names) != len(config.verifiers) or len(set(names)) != len(names) or not names:
         raise ConfigError(

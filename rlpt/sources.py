@@ -12,6 +12,21 @@ import types
 import typing as tp
 
 
+def names(settings: tp.Any) -> set[str]:
+    """What a config, as JSON data, names as module:function."""
+    found: set[str] = set()
+
+    def walk(node: tp.Any) -> None:
+        if isinstance(node, dict | list):
+            for child in node.values() if isinstance(node, dict) else node:
+                walk(child)
+        elif isinstance(node, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", node):
+            found.add(node)
+
+    walk(settings)
+    return found
+
+
 def own_code(settings: tp.Any) -> str:
     """The sources behind the functions that a config names as module:function.
 
@@ -23,19 +38,9 @@ def own_code(settings: tp.Any) -> str:
       settings: of a config, as JSON data.
     Returns: JSON by name; "" where it names none.
     """
-    names: set[str] = set()
-
-    def walk(node: tp.Any) -> None:
-        if isinstance(node, dict | list):
-            for child in node.values() if isinstance(node, dict) else node:
-                walk(child)
-        elif isinstance(node, str) and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", node):
-            names.add(node)
-
-    walk(settings)
     sources: dict[str, str] = {}
     left: list[types.ModuleType] = []
-    for name in names:
+    for name in names(settings):
         module_name, _, attribute = name.partition(":")
         module = sys.modules.get(module_name)
         if module_name.partition(".")[0] == "rlpt":

@@ -33,7 +33,46 @@ _CHECK_EVERY = 16  # tokens between looks for stop strings
 Item = tuple[Prompt, int]  # a prompt and how often the stream gave it before
 
 
-class Tools:
+class Setup:
+    """What a rollout can ask of a run before it begins: fn.check gets it, and `Tools` has it too.
+
+    Attributes:
+      sampling: config.sampling.  verifier_names: in the order of the config.
+      tasks: the labels of config.tasks; () where they are not known.
+    """
+
+    def __init__(
+        self,
+        sampling: tp.Any,
+        verifier_names: collections.abc.Iterable[str],
+        tasks: collections.abc.Iterable[str] = (),
+    ):
+        self.sampling = sampling
+        self.verifier_names, self.tasks = tuple(verifier_names), tuple(tasks)
+
+    def need_verifier(self, name: str, where: str) -> None:
+        """Raises: ValueError where the config has no such verifier. where: for the message."""
+        if name not in self.verifier_names:
+            known = ", ".join(self.verifier_names)
+            raise ValueError(f"{where}: got {name!r}, expected a verifier of the config: {known}")
+
+    def need_whole_law(self, where: str) -> None:
+        """For a rollout whose rows keep sampler_logp as old_logp: it has to be the model's own.
+
+        Args: where: the rollout and the setting that asks for it, for the message.
+
+        Raises: ValueError where the sampling law leaves tokens out.
+        """
+        s = self.sampling
+        if s.top_k or s.top_p < 1 or s.min_p:
+            raise ValueError(
+                f"{where}: got top_k={s.top_k}, top_p={s.top_p:g}, min_p={s.min_p:g}: rows that "
+                "are not on policy would keep log-probs of the truncated law, those of the update "
+                "are not; sample from the whole law (0, 1, 0)"
+            )
+
+
+class Tools(Setup):
     """generate, score and verify over one model, tokenizer and verifier pool.
 
     Args:
@@ -56,9 +95,9 @@ class Tools:
         mesh: tp.Any = None,
         counted_names: collections.abc.Sequence[str] | None = None,
     ):
+        super().__init__(sampling, verifier_names)
         self.model, self.tokenizer, self.pool = model, tokenizer, pool
-        self.sampling, self.missing = sampling, missing
-        self.verifier_names = tuple(verifier_names)
+        self.missing = missing
         self.counted_names = tuple(verifier_names if counted_names is None else counted_names)
         self.key, self.mesh = key, mesh
         self.params: tp.Any = None
@@ -332,25 +371,11 @@ class Tools:
         """A number in [0, 1) that follows from the run's key and `parts`: for host choices."""
         return hash_int(*np.asarray(jax.random.key_data(self.key)).ravel(), *parts) / 2**64
 
-    def need_whole_law(self, where: str) -> None:
-        """For a rollout whose rows keep sampler_logp as old_logp: it has to be the model's own.
-
-        Args: where: the rollout and the setting that asks for it, for the message.
-
-        Raises: ValueError where the sampling law leaves tokens out.
-        """
-        s = self.sampling
-        if s.top_k or s.top_p < 1 or s.min_p:
-            raise ValueError(
-                f"{where}: got top_k={s.top_k}, top_p={s.top_p:g}, min_p={s.min_p:g}: rows that "
-                "are not on policy would keep log-probs of the truncated law, those of the update "
-                "are not; sample from the whole law (0, 1, 0)"
-            )
-
     def recorded(self, path: str, step: int, origin: int = 0, blocks: int = 0) -> Batch:
         """The batch of one step of a rollouts.jsonl, see `from_rows`.
 
-        Raises: ValueError where the file has no such step, naming those that it has.
+        Raises: ValueError where the file has no such step, naming those that it has, or not all of
+          its rows.
         """
         if path not in self._recorded:
             steps: dict[int, list[dict[str, tp.Any]]] = {}
@@ -361,7 +386,13 @@ class Tools:
         if step not in found:
             have = f"steps {min(found)} to {max(found)}" if found else "no rows"
             raise ValueError(f"replay: {path} has no step {step}; it has {have}")
-        return self.from_rows(found[step], origin, blocks)
+        rows = found[step]
+        if len(rows) != (whole := rows[0].get("rows_of_step", len(rows))):
+            raise ValueError(
+                f"replay: {path} has {len(rows)} rows of step {step}, expected {whole}: the file "
+                "was cut; take an earlier step, or record it again"
+            )
+        return self.from_rows(rows, origin, blocks)
 
     def from_rows(
         self,

@@ -27,7 +27,7 @@ import typing as tp
 import jax
 import jax.numpy as jnp
 
-from rlpt import build, distributed, memory, overlap, profile, records, settings, sharding
+from rlpt import blocks, build, distributed, memory, overlap, profile, records, settings, sharding
 from rlpt import checkpoint as checkpoint_lib
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
@@ -125,7 +125,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         VerifierPool(tuple(dict(v) for v in config.verifiers), **config.pool.to_dict()) as pool,
         Interrupt() as interrupt,
     ):
-        mesh = build.make_mesh(config)
+        mesh = blocks.make_mesh(config)
 
         # ---- what is trained on, and what
         sources, held_out = _readable(config, pool)
@@ -218,6 +218,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                     blocks=config.eval.blocks or config.rollout.prompts,
                     done=advance,
                     counted=counted,
+                    lost=evaluate_lib.lost_outcomes(config.verifiers),
                     complete=complete,
                 )
             tools.params = None  # a copy, where the sampler has its own dtype or layout

@@ -127,6 +127,13 @@ def test_data_build_and_train_on_it(tmp_path):
             1,
             "the argument 'runlocl' changes nothing there. Did you mean 'runlocal'?",
         ),
+        *[
+            (("train", f"--config=configs/judge.py:{arg}", "--workdir", "w"), 1, said)
+            for arg, said in (
+                ("url=http://x/v1,fprate=0.1", "the argument 'fprate=0.1' changes nothing there."),
+                ("modle=Qwen,url=http://x/v1", "'modle=Qwen' changes nothing there. Did you mean"),
+            )
+        ],
         (
             ("train", "--config", TOY, "--workdir", "w", "--config.optim.lrr=1"),
             1,

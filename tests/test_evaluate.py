@@ -14,7 +14,7 @@ from rlpt import build, cli, evaluate, records, results, statistics, tools
 from rlpt.endpoint import Endpoint, EndpointError
 from rlpt.tasks.base import Prompt, chat
 from rlpt.verifiers import base
-from rlpt.verifiers.base import Verdict, judged, unparsable
+from rlpt.verifiers.base import Traits, Verdict, judged, unparsable
 from rlpt.verifiers.pool import VerifierPool
 from tests.test_train import toy
 
@@ -634,5 +634,75 @@ def test_code_of_verifiers_is_part_of_the_key(tmp_path, monkeypatch):
         evaluate._code.cache_clear()
         codes.append(evaluate.evaluation_key(config, "m", [])["code"])
     assert codes[0]["rlpt"] == codes[1]["rlpt"] != ""
-    assert set(codes[0]) == {"rlpt", "my_verifier_4711"}
+    assert set(codes[0]) == {"rlpt", "my_verifier_4711", "own"}
     assert codes[0]["my_verifier_4711"] != codes[1]["my_verifier_4711"]
+    for inside in (  # named by a setting of a verifier of rlpt's, and of the rollout
+        dict(verifiers=(dict(fn="trl.reward", name="f", function="my_verifier_4711:f"),)),
+        dict(rollout__fn="my_verifier_4711:f"),
+    ):
+        assert "my_verifier_4711" in evaluate.evaluation_key(toy(**inside), "m", [])["code"]
+    assert evaluate.evaluation_key(config, "m", [])["versions"]["math-verify"]
+
+
+READ = [
+    (
+        (dict(fn="choice.choice", name="c"),),
+        ["(B) since 7 > 5", "(B) as 3 < 4", "It is (A): 7 is the most", "I choose (B)"],
+        ["B", "B", "A", "B"],
+    ),
+    (
+        (dict(fn="choice.choice", name="c", extract="boxed"),),
+        [r"\boxed{B}", r"\boxed{(B)}", r"\boxed{B. Paris}", "B"],
+        ["B", "B", "B", None],
+    ),
+    ((dict(fn="code.code", name="c"),), ["```python\n1\n```", "2"], [None, None]),
+    ((dict(fn="number.number", name="n"),), ["7 or 12.0", "12", "x"], ["12", "12", None]),
+    (
+        (dict(fn="pattern.format", name="f"), dict(fn="number.number", name="n", extract="boxed")),
+        [r"\boxed{24/2}", r"7 \boxed{x = 12}", "12"],
+        ["12", "12", None],
+    ),
+    ((dict(fn="math.math", name="m"),), [r"\boxed{ x+1 }", "x+1"], ["x+1", None]),
+    ((DIGIT,), [r"\boxed{5}", "it is 7"], ["5", "7"]),
+]
+
+
+@pytest.mark.parametrize(("verifiers", "texts", "answers"), READ)
+def test_votes_are_for_what_the_verifier_reads(verifiers, texts, answers):
+    config = toy(verifiers=verifiers)
+    reading = evaluate._reading(config, [v["name"] for v in verifiers])
+    assert [reading(text) for text in texts] == answers
+
+
+def outcome_of(trajectory, prompt, *, outcome, down):
+    gone = pathlib.Path(down).exists()
+    return Verdict(None, outcome) if gone else Verdict(1.0, "correct")
+
+
+def asks(trajectory, prompt, *, outcome, down):
+    return outcome_of(trajectory, prompt, outcome=outcome, down=down)
+
+
+asks.traits = Traits(asks=True)
+
+
+def test_what_a_judge_did_not_say_is_asked_again(tmp_path, capsys):
+    """Of a judge that decides, or whose scores only choose; unparsable is a judge's fault too."""
+    down = tmp_path / "down"
+    judge = dict(fn="tests.test_evaluate:asks", name="j", outcome="unparsable", down=str(down))
+    for weight, missing in ((1.0, 1.0), (0.0, None)):
+        config = small(verifiers=(DIGIT, judge | dict(weight=weight)))
+        cache = tmp_path / f"cache{weight}"
+        down.touch()
+        first = evaluate.evaluate_source(config, "toy", cache=cache, best_of="j")
+        assert first.get("missing") == missing
+        down.unlink()
+        capsys.readouterr()
+        again = evaluate.evaluate_source(config, "toy", cache=cache, best_of="j")
+        assert "missing" not in again and "prompts are in" not in capsys.readouterr().out
+        assert all(s == 1.0 for row in again["per_prompt"].values()
+                   for s, _ in row["verdicts"]["j"])  # fmt: skip
+    plain = judge | dict(fn="tests.test_evaluate:outcome_of")
+    down.touch()
+    result = evaluate.evaluate_source(small(verifiers=(plain,)), "toy", cache=tmp_path / "c")
+    assert "missing" not in result and result["pass@1"] == 0, "a reply without an answer is wrong"

@@ -462,3 +462,48 @@ def test_padding_cannot_leak_into_gradients():
         ):
             close(got, want, what=ratio.__name__)
         assert (ratio(wild, clean - 0.1, tokens)[..., 2:] == 0).all(), "0 at padding"
+
+
+def test_k3_beyond_its_clamp():
+    """There its gradient is 0, not that of the part that is not clamped."""
+    ref = one_row([-1.0] * 3)
+    logp = one_row([-24.0, -1.5, 24.0])
+    slope = jax.grad(lambda x: jnp.sum(penalties.k3(x, ref)))(logp)
+    close(slope, [[[0.0, 1 - np.exp(0.5), 1.0]]], atol=1e-5)
+    slope = jax.grad(lambda x: jnp.sum(penalties.k3_ratio(x - logp, x, ref)))(logp)
+    close(slope[0, 0, 0], 0.0, what="and so that of a ratio")
+    assert (np.asarray(penalties.k3(logp, ref)) >= 0).all()
+
+
+def test_pacs_leaves_rows_alone_that_do_not_train():
+    logp, rewards = jnp.zeros((1, 2, 1)), jnp.zeros((1, 2))
+    every, train = jnp.ones((1, 2, 1), bool), mask([[0, 1]])
+
+    def loss(x):
+        weights = aggregate.sequence_mean_token_mean(every, None, train)
+        return jnp.sum(weights * penalties.pacs(x, 0 * x, every, rewards, None, train))
+
+    close(jax.grad(loss)(logp)[0, :, 0], [0.0, 0.5])
+
+
+def test_prompts_times_tokens_do_not_overflow():
+    p, t = 1024, 8192
+    tokens = np.ones((p, 1, t), bool)
+    group = np.where(np.arange(p) < p // 2, 0, np.arange(p))
+    weights = aggregate.prompt_mean(jnp.asarray(tokens), group=jnp.asarray(group))
+    assert float(weights.sum()) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_a_verdict_on_oneself_has_no_gradient_in_a_row_that_is_out():
+    reference, rewards = jnp.zeros((1, 2)), jnp.asarray([[1.0, jnp.nan]])
+    every, rows = jnp.ones((1, 2, 3), bool), mask([[1, 0]])
+    weights = verification.class_balanced(every, rewards, jnp.zeros((1, 2), bool), rows)
+
+    def loss(x):
+        value = verification.self_reward_mse(x, reference, every, rewards, rows)
+        return jnp.sum(jnp.where(weights != 0, weights * value, 0.0))
+
+    slope = np.asarray(jax.grad(loss)(-jnp.ones((1, 2, 3))))
+    assert (slope[0, 1] == 0).all() and slope[0, 0, 2] != 0
+    loud = verification.self_reward_mse(-jnp.ones((1, 2, 3)), reference, every, rewards)
+    assert np.isnan(loud[0, 1, 2]), "a live row without a reward is not a wrong one"

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlpt import build, config, policy, probe, ranges, sources
+from rlpt import blocks, build, config, memory, policy, probe, ranges, sources
 from rlpt import chain as chain_lib
 from rlpt import train as train_lib
 from rlpt.checkpoint import IdentityError
 from rlpt.columns import Transform
+from rlpt.models.load import load
 from rlpt.rollouts import sample
 from tests.test_train import toy
 
@@ -441,3 +442,144 @@ def test_an_edited_function_is_not_resumed_with_silently(tmp_path, monkeypatch):
         run("1.25", power="2.0", steps=4)
     used = sources.own_code({"a": ["edited_paper:mine", "rlpt.chain:build"]})
     assert set(json.loads(used)) == {"edited_paper", "paper_helper"}, "no jax, no rlpt"
+
+
+PAIR = dict(fn="pairs.best_worst")
+ROLLOUTS = [  # fn, settings, changes of the config, what is said
+    ("beam.steps", dict(expand=3), {}, "steps: got group=4, expand=3"),
+    ("beam.steps", dict(by="grader"), {}, "steps by: got 'grader', .* of the config: digit"),
+    ("beam.steps", dict(aggregate="mode"), {}, "aggregate one of min, prod"),
+    ("branch.branching", dict(first=3, children=2), {}, "branching: got group=4, first=3"),
+    ("branch.branching", dict(by="length"), {}, "expected 'surprise' or 'entropy'"),
+    ("cooper.contrasted", dict(verifier="digits"), {}, "got verifier='digits', expected one of"),
+    ("cure.critical", dict(children=5), dict(rollout__group_blocks=2), "1 to 4 children"),
+    ("cure.critical", {}, {}, "critical: got group=4, group_blocks=1"),
+    ("dynamic.refill", {}, dict(sampling__top_k=5), "refill carry=True: got top_k=5"),
+    ("experts.inject", dict(count=4), {}, "inject: got count=4, expected 1 to group - 1 = 3"),
+    ("guide.guided", {}, {}, "got group_blocks=1, expected 2, own and guided: set config.rollout"),
+    ("guide.guided", {}, dict(rollout__group_blocks=2, sampling__min_p=0.1), "guided: got top_k"),
+    ("laser.marked", dict(token="|"), dict(sampling__temperature=0.7), "temperature=0.7"),
+    ("mrt.episodes", dict(termination="!", tokens=-1), {}, "tokens=-1"),
+    ("pairs.preferred", {}, dict(rollout__group=1), "preferred: got 1 completions a block"),
+    ("pairs.best_worst", dict(verifier="other"), {}, "best_worst: got verifier='other'"),
+    ("propose.self_play", {}, {}, "self_play executor: got 'executor', expected a verifier"),
+    ("reference.spliced", dict(until=""), {}, "spliced until: got ''"),
+    ("rise.verifying", dict(checks=4), {}, "got 4, expected 1 to prompts - 1 = 3"),
+    ("rise.verifying", dict(checks=1, labels=("1", "1", "0")), {}, "three different ones"),
+    ("scaf.rescued", dict(replace=("both",)), dict(rollout__group_blocks=2), "hinted and question"),
+    ("steps.split", dict(separator=""), {}, "separator=''"),
+    ("steps.split", dict(inner=dict(fn="beam.steps", expand=3)), {}, "group=4, expand=3"),
+    (
+        "steps.split",
+        dict(inner=dict(fn="mrt.episodes", termination="!")),
+        {},
+        "has steps of its own in the column step_id",
+    ),
+    ("turns.with_tool", dict(tool="calculator"), {}, "with_tool tool: got 'calculator'"),
+    ("turns.with_tool", dict(tool="digit"), dict(sampling__stop_strings=(">>",)), "the stop str"),
+    ("views.two", {}, dict(rollout__prompts=3), "got prompts=3, expected an even number"),
+]
+
+
+@pytest.mark.parametrize(("fn", "options", "changes", "message"), ROLLOUTS)
+def test_rollouts_say_when_the_config_is_read_what_does_not_suit(fn, options, changes, message):
+    with pytest.raises(config.ConfigError, match=message):
+        build.check(toy(rollout__fn=fn, rollout__options=options, **changes))
+    if "rollout__prompts" in changes:  # a stage has its own
+        options, changes = options | dict(prompts=changes["rollout__prompts"]), {}
+    stages = (dict(fn="sample.on_policy", steps=2), dict(fn=fn, **options))
+    recipe = dict(rollout__fn="stages.by_step", rollout__options=dict(stages=stages))
+    with pytest.raises(config.ConfigError, match=message):
+        build.check(toy(**recipe, **changes))
+
+
+def test_a_stage_of_a_task_that_there_is_not():
+    stages = (dict(fn="sample.on_policy", steps=2), dict(fn="sample.on_policy", task="sum"))
+    with pytest.raises(config.ConfigError, match=r"task='sum', expected .*: arithmetic.sums"):
+        build.check(toy(rollout__fn="stages.by_step", rollout__options=dict(stages=stages)))
+    tables = dict(policy=dict(fn="sample.on_policy"), more=dict(fn="sample.on_policy", task="x"))
+    with pytest.raises(config.ConfigError, match=r"task='x', expected"):
+        build.check(toy(rollout__fn="stages.beside", rollout__options=dict(tables=tables)))
+
+
+def bad_quantile(setup, *, q):
+    if q * len(setup.verifier_names) > 1:
+        raise ValueError(f"my_rollout: got q={q} of {setup.verifier_names} at {setup.tasks}")
+
+
+def my_rollout(stream, tools, state, step, *, prompts, group, q=0.5):
+    return sample.on_policy(stream, tools, state, step, prompts=prompts, group=group)
+
+
+my_rollout.check = bad_quantile
+
+
+def test_a_rollout_of_ones_own_says_what_does_not_suit():
+    build.check(toy(rollout__fn=ME + "my_rollout"))
+    with pytest.raises(config.ConfigError, match=r"my_rollout: got q=2.0 of \('digit',\) at \('ar"):
+        build.check(toy(rollout__fn=ME + "my_rollout", rollout__options=dict(q=2.0)))
+
+
+def test_samples_of_an_evaluation_that_a_beam_does_not_divide():
+    changes = dict(rollout__fn="beam.steps", rollout__options=dict(expand=2), eval__samples=5)
+    with pytest.raises(config.ConfigError, match=r"config.eval.samples: 5 as the group of steps:"):
+        build.check(toy(**changes))
+    build.check(toy(**changes | dict(eval__samples=0)))
+    build.check(toy(**changes | dict(eval__samples=6)))
+
+
+MODEL = dict(output="logp", table="pairs", loss=(dict(fn="preference.simpo"),))
+
+
+@pytest.mark.parametrize("where", ["stages", "tables"])
+def test_blocks_of_stages_and_of_other_tables_divide(where):
+    """Each learner is held to the blocks of its own table, in every stage."""
+    plain = dict(fn="sample.on_policy")
+    if where == "stages":
+        stages = (plain | dict(steps=1, prompts=6), plain)
+        c = toy(rollout__fn="stages.by_step", rollout__options=dict(stages=stages))
+        c.learner.minibatches = 2
+        c.learner.micro_blocks = 1
+        assert blocks.of_tables(c) == {"policy": {4, 6}}
+        build.check(c)
+        c.learner.micro_blocks = 2
+        with pytest.raises(config.ConfigError, match="learner.micro_blocks: 2 .* the 3 blocks of"):
+            build.check(c)
+        return
+    tables = dict(policy=plain, pairs=PAIR | dict(prompts=6))
+    c = toy(rollout__fn="stages.beside", rollout__options=dict(tables=tables))
+    c.learners.model = MODEL | dict(minibatches=3)
+    assert blocks.of_tables(c) == {"policy": {4}, "pairs": {6}}
+    build.check(c)
+    assert [r.lower for r in memory.remedies("update", c) if "model.micro" in r.setting] == [1]
+    c.learners.model.minibatches = 4
+    with pytest.raises(config.ConfigError, match="model.minibatches: 4 does not divide the 6 bl"):
+        build.check(c)
+
+
+def test_a_string_is_no_tuple():
+    for package, fn, key, value in (
+        ("verifiers", "pattern.format", "tags", "answer"),
+        ("verifiers", "abstain.abstain", "patterns", "I give up"),
+        ("rollouts", "branch.branching", "until", "</think>"),
+    ):
+        more = dict(prompts=1, group=4) if package == "rollouts" else {}
+        with pytest.raises(config.ConfigError, match=rf"{key}: got the string '{value}', expected"):
+            config.resolve(package, fn, **{key: value}, **more)
+        config.resolve(package, fn, **{key: (value,)}, **more)
+
+
+def test_parts_of_an_argument_of_a_config():
+    config.check_source("configs/judge.py:url=http://x/v1,fp_rate=0.336")  # its default
+    with pytest.raises(config.ConfigError, match="the argument 'fprate=0.1' changes nothing"):
+        config.check_source("configs/judge.py:url=http://x/v1,fprate=0.1")
+
+
+def test_steps_belong_to_a_run_that_samples_ahead():
+    """At its last step such a run samples nothing ahead, which a longer one would have."""
+    loaded = load("toy")
+    ids = [
+        build.identity(toy(steps=n, rollout__overlap=o, optim__schedule="constant"), loaded)
+        for n, o in ((3, 0), (4, 0), (3, 1), (4, 1))
+    ]
+    assert ids[0] == ids[1] and ids[2] != ids[3]

@@ -411,6 +411,27 @@ def test_appeals_by_hand():
     assert "rewards" not in got, "by default an appeal does not change the reward"
 
 
+@pytest.mark.parametrize("accuracy, rate", [(0.97, 0.05), (0.995, 0.02)])
+def test_pooled_counts_have_no_bias_where_few_are_heard(accuracy, rate):
+    """64 rows, a tenth of the negatives heard: no batch of what is heard chooses the batches."""
+    rng = np.random.default_rng(0)
+    right = rng.random((4000, 64)) < accuracy
+    rewards = right & (rng.random(right.shape) >= rate)
+    heard = ~rewards & (rng.random(right.shape) < 0.1)
+    appeal = np.where(heard, right, np.nan).astype(np.float32)
+    init, update = appeals.pooled
+
+    def step(state, batch):
+        r, a = batch
+        out, state = update(r[None], a[None], state, decay=1.0)
+        return state, out["metrics/fn_rate"]
+
+    batches = jnp.asarray(rewards, jnp.float32), jnp.asarray(appeal)
+    _, found = jax.lax.scan(step, jax.tree.map(jnp.asarray, init()), batches)
+    true = (right & ~rewards).sum() / right.sum()
+    assert float(found[-1]) == pytest.approx(true, rel=0.06), "0.057 and 0.013 for 0.05 and 0.02"
+
+
 def test_appeals_debias_an_imperfect_second_verifier():
     positives, won, heard = 100, 20, 60
     got, _ = both(appeals.pooled.update, *counts(positives, 600, won, heard - won),

@@ -197,6 +197,18 @@ def test_what_is_masked_does_not_matter(name):
     assert (dead == 0).all()
 
 
+@pytest.mark.parametrize("name", PAIRED)
+def test_rows_that_do_not_train_are_in_no_pair(name):
+    fn, train = PAIRED[name], jnp.asarray([[True, True, False, True]] * 3)
+
+    def loss(x):
+        return jnp.sum(jnp.where(train[..., None], fn(x, MASK, RANK, None, train), 0.0))
+
+    slope = np.asarray(jax.grad(loss)(X))
+    assert (slope[:, 2] == 0).all() and (slope != 0).any()
+    close(fn(X, MASK, RANK, None, train), fn(X, MASK, RANK, train), what="as if it were out")
+
+
 def test_sure_models_stay_finite():
     sure = jnp.zeros((1, 2, 8))
     loss = lambda x: preference.orpo(x, TOKENS, FIRST).sum()  # noqa: E731
@@ -336,6 +348,13 @@ def test_labelled_completions(tools):
     assert texts(batches["policy"], tools.tokenizer) == [["A"], ["not B"], ["C"], ["not A"]], (
         "in turn"
     )
+
+
+def test_a_label_is_no_text(tools):
+    stream = Given(prompt("a", text="A", good="false"))
+    settings = dict(prompts=1, group=1, chosen="{text}", rejected="{text}", label="good")
+    with pytest.raises(ValueError, match=r"meta\['good'\] = 'false', expected true, false, 1 or 0"):
+        pairs.unpaired(stream, tools, None, 0, **settings)
 
 
 def test_best_and_worst_of_the_samples(tools):

@@ -209,6 +209,12 @@ def test_tree_by_hand():
         tree.prefix_tree([], [])
 
 
+def test_equal_rewards_are_no_credit():
+    tokens = [[1, 2], [1, 3], [1, 4]]
+    nodes = tree.prefix_tree(tokens, [0.1, 0.1, 0.1])
+    assert tree.statistics(nodes, [2, 2, 2])["credited"] == 0, "but for rounding"
+
+
 def test_tree_has_the_values_of_tempo():
     """The changes of V along a row are what TEMPO adds to the group's advantage."""
     rng = np.random.default_rng(0)
@@ -399,6 +405,18 @@ def test_seeds_are_one_setting(tmp_path):
     assert "step 1\nreward/mean: 2" in str(figure), "not the mean of 0, 2 and 4"
     rows = runs.differences(runs.read_all(where))
     assert rows[0] == ("advantage", "0", [None, None, None, "'rloo'"])
+
+
+def test_settings_that_differ_late_are_two(tmp_path):
+    long = ["x" * 400 + f" probability={p} " + "y" * 400 for p in ("0.25", "0.75")]
+    where = [
+        write_run(tmp_path / f"p-{i}", changed={"shaping": text}) for i, text in enumerate(long)
+    ]
+    found = runs.read_all(where)
+    assert [len(s.runs) for s in runs.settings(found)] == [1, 1]
+    ((_, _, values),) = runs.differences(found)
+    assert "probability=0.25" in values[0] and "probability=0.75" in values[1]
+    assert max(map(len, values)) < 400
 
 
 def test_runs_get_names_of_their_own(tmp_path):

@@ -96,6 +96,26 @@ def test_length_terms():
     close(shaping.group_length(rows(1, 0), lengths(7, 7)), [[1, 0]], what="one length: no bonus")
 
 
+def test_the_length_of_a_branch_is_that_of_the_completion():
+    """What it has from its parent is not trained there, and part of it all the same."""
+    at = jnp.asarray([[0, 0, 6, 4]])
+    own = (jnp.arange(12) >= at[..., None]) & jnp.ones((1, 4, 12), bool)
+    right = rows(1, 1, 1, 1)
+    close(shaping.group_length(right, own, branch_at=at), right, what="one length")
+    close(shaping.length_cost(right, own, branch_at=at, coef=0.01), 0.88 * right)
+    away = jnp.full((1, 4), -1)  # of another stage, which makes no such columns
+    whole = jnp.ones((1, 4, 12), bool)
+    for fn, settings in (
+        (shaping.group_length, {}),
+        (shaping.length_cost, dict(coef=0.01)),
+        (shaping.soft_overlong, dict(max_length=12, cache=4)),
+    ):
+        plain = fn(right, whole, **settings)
+        close(fn(right, whole, prefix_length=away, **settings), plain)
+        if fn is not shaping.soft_overlong:
+            close(fn(right, whole, branch_at=away, **settings), plain)
+
+
 def test_affine_clip_min_shift():
     close(both(shaping.affine, rows(2, 5), scale=1 / 3, shift=-2 / 3), [[0, 1]])
     close(both(shaping.clip, rows(-3, 0.5, 9), low=-1.0, high=2.0), [[-1, 0.5, 2]])

@@ -334,7 +334,11 @@ def test_replay_of_blocks_that_share_a_group(make, tmp_path):
     batch.table["origin"][1, 0] = 3
     with metrics.RolloutLog(tmp_path) as log:
         log.write(1, tools.to_rows(batch))
+        cut = [r | {"rows_of_step": 16} for r in tools.to_rows(batch) if r["block"] < 3]
+        log.write(2, cut)
     again, _ = replay.recorded(stream(), tools, None, 0, **size, path=str(log.path))
+    with pytest.raises(ValueError, match="has 12 rows of step 2, expected 16: the file was cut"):
+        replay.recorded(stream(), tools, None, 1, **size, path=str(log.path))
     table = again["policy"].table
     assert table["group"].tolist() == [0, 0, 1, 1] and table["origin"].sum() == 3
     np.testing.assert_array_equal(table["old_logp"], table["sampler_logp"])

@@ -390,6 +390,14 @@ def test_brpo_numbers():
     close(both(pairwise.brpo, 0.1 * scores - 3, first)["advantages"], [[0, 1, -1, 1]], what="order")
 
 
+def test_brpo_of_a_score_that_is_not_known():
+    scores = jnp.array([[0.5, jnp.nan, 0.9, 0.1]])
+    out = both(pairwise.brpo, scores, jnp.array([0]))
+    assert np.isnan(out["advantages"][0, 1]) and bool(out["train_mask"][0, 1]), "it is seen"
+    unknown = pairwise.brpo(scores, jnp.array([1]), bound=1.0)
+    assert np.isnan(unknown["advantages"][0, [0, 2, 3]]).all()
+
+
 def test_brpo_over_all_references():
     """The mean of A over all references is (2 rank - (G - 1)) / G, rank 0 the worst."""
     scores = jnp.array([[0.3, 0.9, 0.1, 0.5, 0.7]] * 5)

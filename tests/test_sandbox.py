@@ -684,6 +684,8 @@ def test_what_a_function_raises_is_raised(tier):
             call(tier, program, x)
     with pytest.raises(host.Raised, match="SystemExit"):
         call(tier, "def f(): raise SystemExit(0)")
+    with pytest.raises(host.Raised, match="StopIteration"):  # it would end a loop of the tests
+        call(tier, "def f(): raise StopIteration")
 
 
 def test_what_a_function_prints_is_lost_and_does_no_harm(tier):

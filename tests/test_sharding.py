@@ -22,7 +22,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from rlpt import build, chain, learner, learners, optim, policy, scoring, sharding, tools
+from rlpt import blocks, chain, learner, learners, optim, policy, scoring, sharding, tools
 from rlpt import config as config_lib
 from rlpt import metrics as metrics_lib
 from rlpt import train as train_lib
@@ -395,15 +395,15 @@ def eight_a_run_is_the_same_on_every_mesh():
         if shape:
             c.mesh.data, c.mesh.fsdp, c.mesh.model = shape
         c.mesh.rollout = layouts.get(shape, "as_trained")
-        make_mesh = build.make_mesh
-        build.make_mesh = make_mesh if shape else lambda config: None
+        make_mesh = blocks.make_mesh
+        blocks.make_mesh = make_mesh if shape else lambda config: None
         try:
             with tempfile.TemporaryDirectory() as work:
                 train_lib.train(c, work)
                 rollouts = metrics_lib.read_rollouts(f"{work}/rollouts.jsonl")
                 params = policy.load_policy(work).params
         finally:
-            build.make_mesh = make_mesh
+            blocks.make_mesh = make_mesh
         runs[shape] = [r["tokens"] for r in rollouts], jax.device_get(params)
     tokens, params = runs.pop(None)
     for shape, (other, moved) in runs.items():
@@ -448,10 +448,10 @@ def eight_blocks_that_do_not_divide_are_refused():
     ):
         c.rollout.prompts, c.learner.micro_blocks = prompts, micro
         with pytest.raises(ValueError, match=message):
-            build.make_mesh(c)
+            blocks.make_mesh(c)
     c.mesh.data = 3
     with pytest.raises(ValueError, match="product is the number of devices, 8"):
-        build.make_mesh(c)
+        blocks.make_mesh(c)
 
 
 EIGHT = [name for name in list(globals()) if name.startswith("eight_")]

@@ -148,6 +148,69 @@ def test_special_tokens_in_a_message_are_text(smollm):
     assert count(smollm.encode(said)) == 2, "a text by itself is parsed as before"
 
 
+def sentencepiece(template="{{ bos_token }}[INST] {{ messages[0].content }} [/INST]"):
+    """As Llama 2's: a text gets a blank in front."""
+    vocab = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "\u2581"]
+    vocab += [c for c in map(chr, range(33, 127))]
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            vocab={t: i for i, t in enumerate(vocab)}, merges=[], unk_token="<unk>",
+            byte_fallback=True, fuse_unk=True,
+        )
+    )  # fmt: skip
+    own = tokenizers.normalizers
+    backend.normalizer = own.Sequence([own.Prepend("\u2581"), own.Replace(" ", "\u2581")])
+    own = tokenizers.decoders
+    backend.decoder = own.Sequence(
+        [own.Replace("\u2581", " "), own.ByteFallback(), own.Fuse(), own.Strip(" ", 1, 0)]
+    )
+    special = ("<unk>", "<s>", "</s>")
+    backend.add_special_tokens(
+        [tokenizers.AddedToken(t, normalized=False, special=True) for t in special]
+    )
+    return Tokenizer(backend, chat_template=template, eos_ids=[2], bos_id=1)
+
+
+@pytest.mark.parametrize("said", ["<s>old</s> here", " <s> a", "</s>", "x</s>y <b>z</b>"])
+def test_quoted_special_tokens_add_no_blanks(said):
+    made = sentencepiece()
+    ids = made.chat([{"role": "user", "content": f"Strike {said}"}])
+    assert made.decode(ids).strip() == f"[INST] Strike {said} [/INST]"
+    assert ids.count(1) == 1 and 2 not in ids
+
+
+DATED = """{%- if not date_string is defined %}{%- set date_string = strftime_now("%d %b %Y") %}
+{%- endif %}{% macro year() %}{{ strftime_now('%Y') }}{% endmacro %}
+Today: {{ date_string }}, {{ year() }}. {{ messages[0].content }}"""
+
+
+def test_the_date_in_a_template_is_always_the_same():
+    made = sentencepiece(DATED)
+    said = made.render([{"role": "user", "content": "Hi"}])
+    assert said == "Today: 26 Jul 2024, 2024. Hi"
+    given = made.render([{"role": "user", "content": "Hi"}], date_string="1 May")
+    assert given == "Today: 1 May, 2024. Hi", "a variable comes first"
+    plain = sentencepiece("\n{{ messages[0].content }}")
+    assert plain.render([{"role": "user", "content": "Hi"}]).strip() == "Hi"
+    assert made.fingerprint() != plain.fingerprint()
+    with pytest.raises(ValueError, match="something other than a text in quotes"):
+        sentencepiece("{{ strftime_now(f) }}").render([{"role": "user", "content": "Hi"}])
+
+
+def test_tokens_without_an_embedding_are_refused():
+    made = sentencepiece()
+    size = made.vocab_size
+    assert made.beyond(size) == [] and made.beyond(size - 2) == ["}", "~"]
+    made.backend.add_special_tokens(["<image>"])  # as Gemma 3's small models have it
+    made.limit = size
+    assert made.beyond(size) == []
+    with pytest.raises(ValueError, match=f"'<image>' with the id {size}; the model has"):
+        made.encode("<image>")
+    assert made.encode("image")
+    ends = Tokenizer(made.backend, eos_ids=[size])
+    assert ends.beyond(size) == ["<image>"], "a token that ends rows is needed"
+
+
 @pytest.mark.parametrize(
     ("pre", "text", "pieces"),
     [

@@ -178,8 +178,33 @@ def rogue(tmp_path, monkeypatch):
         ("7 = 3\u00bd", None),
         (r"-\$5", -5),
         ('{"answer": 12}', 12),
+        *[(text, None) for text in (
+            "The result is 1e-3", "2.5e-4", "6.02e+23", "12E-2", "2^(10)", "2**(3)",
+            "5\u00d710^(3)", "10^(-3)", "sqrt(49)", "\u221a(49)", "1/(4)", "1/(x+4)", "log(100)",
+            r"\log_{2}8",
+            r"\log 8", r"\sqrt[3]5", "-(5)", "3(5)", "f(5)", "1'234", "1\u2019234", "3:30",
+            "0x1F", "12k", "12 million", "5+3i", r"25\pi", "25\u03c0", "25 pi", "5x", "3/-4",
+            r"5\sqrt{3}", "3 + 9 = \uff11\uff12",
+        )],
+        *[(text, -5) for text in (
+            "The answer is \u20115", "The answer is \u20105", "The answer is \uff0d5", "x = - 5",
+            r"\boxed{- 5}", r"$-\,5$", "It is - 5", r"x \approx - 5",
+        )],
+        (r"= - \frac{1}{2}", fractions.Fraction(-1, 2)),
+        ("12 - 7 = 5", 5),
+        ("- 5", 5),  # an item
+        ("(in all 5)", 5),
+        ("so it is (5)", 5),
+        ("**(5)**", 5),
+        (r"\left(5\right)", 5),
+        ("5cm", 5),
+        ("5 pirates", 5),
+        ("Answer:5", 5),
+        ("f(2) = 5", 5),
+        ("x_1 = 5", 5),
+        ("the log says 5", 5),
     ],
-)
+)  # fmt: skip
 def test_last_number(text, value):
     assert number.last_number(text) == value
 
@@ -222,6 +247,12 @@ def test_number_is_exact():
         ("5 M", None),
         ("10^3", None),
         ("1000_7", None),
+        (r"\text{1000 cookies}", 1000),
+        (r"\text{1000 million}", None),
+        (r"5\text{k}", None),
+        (r"5\text{ squared}", None),
+        (r"413\text{ base five}", None),
+        ("- 1000", -1000),
     ],
 )  # fmt: skip
 def test_spans_hold_a_number_and_what_belongs_to_it(span, value):
@@ -599,6 +630,16 @@ def _math(gold, answer):
         ("1000", "1{,}000"),
         ("1{,}000", "1\\,000"),
         ("(1,2)", "1,2"),
+        ("(3,2),(5,4)", "(5,4),(3,2)"),
+        ("(3,1),(2,5)", "(3,1), (2,5)"),
+        ("\\{(1,2),(3,4)\\}", "\\{(3,4),(1,2)\\}"),
+        ("x+y=6", "x+y=6"),
+        ("AB=5", "5"),
+        ("5", "AB=5"),
+        ("18\\text{ inches}", "18"),
+        ("18\\text{ inches}", "18\\text{ in}"),
+        ("18\\text{ inches}", "18 inch"),
+        ("18\\text{ apples}", "18\\text{ pieces}"),
     ],
 )
 def test_math_accepts(gold, answer):
@@ -637,6 +678,19 @@ def test_math_accepts(gold, answer):
         ("(-\\infty,3]", "x < 3"),
         ("(-\\infty,3]", "x \\ge 3"),
         ("(-\\infty,3]", "x \\le 4"),
+        ("7", "(3,2),(5,4)"),  # SymPy: no order of pairs
+        ("5", "5,(3,2)"),
+        ("5", "((3,2),3)"),
+        ("5", "\\{(2,1)\\}"),
+        ("(3,2),(5,4)", "(5,4),(3,1)"),
+        ("(3,1),(2,5)", "(3,1)"),
+        ("x+y+z=0", "0"),  # Math-Verify alone: equal, as its right side
+        ("x^2+y^2=25", "25"),
+        ("xy=12", "12"),
+        ("18\\text{ inches}", "18\\text{ feet}"),  # Math-Verify alone: no units
+        ("10\\text{ dollars}", "10\\text{ cents}"),
+        ("2\\text{ hours}", "2\\text{ minutes}"),
+        ("\\{1,2\\}", "x \\in (1,2)"),
     ],
 )
 def test_math_refuses(gold, answer):
@@ -755,6 +809,15 @@ def test_math_in_the_pool_among_hostile_rows():
         ("It is\n**B)** Paris", {}, "correct"),
         ("A) Rome\nB) Paris", {}, "unparsable"),
         ("A) Rome\nB) Paris\nAnswer: B) Paris", {}, "correct"),
+        *[(text, {}, "unparsable") for text in (
+            "Answer: B, A, C, D", "The answer is B and C", "Answer: B & A", "Answer: B; C",
+            "The answer is (B) and (A).", "Both (A) and (B)", "(A), (B)", "Both (A) and (B) are it",
+            "neither A nor B",
+        )],
+        ("The answer is B, A is too small", {}, "correct"),
+        ("The answer is B and (A) is not", {}, "correct"),
+        ("The answer is B, because A is hot", {}, "correct"),
+        ("Neither (A) nor (C): (B)", {}, "correct"),
         *[(rf"\boxed{{{span}}}", {"extract": "boxed"}, "correct") for span in (
             r"\textbf{(B)}", r"\mathrm{B}", "$B$", r"\text{(B) }5", "B. Paris", "B: A good one",
             "B. Vitamin C", r"\textbf{B}", "**B**", "(B) (B)",

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rlpt import build, distributed, learners, sharding
+from rlpt import blocks, build, distributed, learners, sharding
 from rlpt import config as config_lib
 from rlpt.models import hf, leaves, lora, transformer
 from rlpt.models import load as load_lib
@@ -245,7 +245,7 @@ def eight_devices(directory):
         "loss": (dict(fn="penalties.value_clip", reads=dict(old_value="values")),),
     }
     loaded = load_lib.load(directory)
-    mesh = build.make_mesh(config)
+    mesh = blocks.make_mesh(config)
     made = learners.Learners(
         config, build.make_learners(config, loaded.config, mesh), (), loaded, set(),
         jax.random.key(0),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rlpt import masks
+from rlpt.advantages import _stats
 
 
 def brpo(
@@ -42,7 +43,7 @@ def brpo(
     others = rows & ~reference & jnp.any(rows & reference, axis=1, keepdims=True)
     against = jnp.sum(jnp.where(reference & rows, rewards, 0.0), axis=1, keepdims=True)
     sign = jnp.where(rewards > against, 1.0, jnp.where(rewards == against, tie, -1.0))
-    sign = jnp.where(others, sign, 0.0)
+    sign = jnp.where(others, _stats.known(rewards + against, sign), 0.0)
     mean = jnp.sum(sign, axis=1, keepdims=True) / jnp.maximum(jnp.sum(others, 1, keepdims=True), 1)
-    keep = others & (jnp.abs(mean) <= bound) & masks.live(rewards, train_mask)
+    keep = others & ~(jnp.abs(mean) > bound) & masks.live(rewards, train_mask)
     return {"advantages": sign, "train_mask": keep}

@@ -110,7 +110,7 @@ def prompt_mean(
     tokens = jnp.where(same, own[None, :], 0).sum(1)
     earlier = same & (own > 0)[None, :] & (block[None, :] < block[:, None])
     prompts = jnp.sum((own > 0) & ~jnp.any(earlier, axis=1))
-    return _weights(mask, (prompts * tokens)[:, None, None].astype(jnp.float32))
+    return _weights(mask, (prompts * tokens.astype(jnp.float32))[:, None, None])
 
 
 def top_entropy(

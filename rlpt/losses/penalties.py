@@ -41,7 +41,7 @@ def k2(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
 
 
 def k3(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
-    """exp(-l) - 1 + l: >= 0, unbiased, low variance; the exponent is clamped to +-20.
+    """exp(-l) - 1 + l: >= 0, unbiased, low variance; -l above 20 counts as 20, without gradient.
 
     Args, Returns: as `k1`.
 
@@ -49,7 +49,7 @@ def k3(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
     """
     difference = k1(logp, ref_logp)
     exponent = jnp.clip(-difference, -MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return jnp.expm1(exponent) + difference
+    return jnp.expm1(exponent) - jnp.minimum(-difference, MAX_LOG_RATIO)
 
 
 def k3_straight_through(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
@@ -64,6 +64,8 @@ def k3_straight_through(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
 def k3_ratio(log_ratio: jax.Array, logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
     """rho k3 with a differentiable ratio: expected gradient of KL(pi||ref), off-policy too.
 
+    Tokens at which k3 is clamped have no gradient.
+
     Args:
       log_ratio: [P,G,T] float32, of `losses.ratios.token`.  logp, ref_logp: as `k1`.
 
@@ -71,7 +73,9 @@ def k3_ratio(log_ratio: jax.Array, logp: jax.Array, ref_logp: jax.Array) -> jax.
 
     Reference: DeepSeek-AI, "DeepSeek-V3.2", arXiv:2512.02556.
     """
-    return ratio(log_ratio) * k3(logp, ref_logp)
+    rho = ratio(log_ratio)
+    clamped = k1(logp, ref_logp) < -MAX_LOG_RATIO
+    return jnp.where(clamped, jax.lax.stop_gradient(rho), rho) * k3(logp, ref_logp)
 
 
 def entropy_bonus(entropy: jax.Array) -> jax.Array:
@@ -146,6 +150,7 @@ def pacs(
     loss_mask: jax.Array,
     rewards: jax.Array,
     row_mask: jax.Array | None = None,
+    train_mask: jax.Array | None = None,
     *,
     beta: float = 1.0,
     threshold: float = 0.5,
@@ -155,12 +160,13 @@ def pacs(
 
     u_i = beta sum_t (log pi - log pi_old), psi_i = u_i - mean_{j != i} u_j,
     value_i = omega_i BCE(sigmoid(psi_i), R_i), omega = n / (2 n_class) if the group has both
-    classes, else 1.  The gradient flows through every u_j: the term couples the rows of a group,
-    which have to be in one block.
+    classes, else 1.  The gradient flows through every u_j that trains: the term couples the rows of
+    a group, which have to be in one block.
 
     Args:
       logp, old_logp: [P,G,T] float32.  loss_mask: [P,G,T] bool.
-      rewards: [P,G] float32; R_i = 1 if above `threshold`.  row_mask: [P,G] bool.
+      rewards: [P,G] float32; R_i = 1 if above `threshold`.
+      row_mask, train_mask: [P,G] bool; rows that do not train are others to those that do.
       beta: scale of the log ratio.  class_weights: False: omega = 1.
 
     Returns: [P,G,T], the row's value on each of its trained tokens; with
@@ -174,6 +180,8 @@ def pacs(
     rows = rows & masks.live(rows, row_mask)
     count = jnp.sum(rows, axis=1, keepdims=True)
     log_ratio = beta * jnp.sum(jnp.where(loss_mask, logp - old_logp, 0.0), axis=-1)
+    train = masks.live(rows, train_mask)
+    log_ratio = jnp.where(train, log_ratio, jax.lax.stop_gradient(log_ratio))
     others = jnp.sum(jnp.where(rows, log_ratio, 0.0), axis=1, keepdims=True) - log_ratio
     psi = jnp.where(rows, log_ratio - others / jnp.maximum(count - 1, 1), 0.0)
     correct = rows & (rewards > threshold)

@@ -3,8 +3,9 @@
 A pair is two rows of a block, one with a higher `preference` than the other; a block of two rows
 is one pair, a block of K ranked rows holds up to K (K - 1) / 2, over which its loss is the mean.
 Every row of a pair has this mean on each of its trained tokens, so that with
-`aggregate.sequence_mean_token_mean` the loss is the mean over blocks.  A row without a preference
-(NaN) is in no pair and has the value 0.
+`aggregate.prompt_mean` the loss is the mean over blocks that have trained rows, and with
+`aggregate.sequence_mean_token_mean` too where all have equally many, as in a table of pairs.  Rows
+without a preference (NaN), or that do not train, are in no pair and have the value 0, but in `nll`.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def dpo(
     loss_mask: jax.Array,
     preference: jax.Array,
     row_mask: jax.Array | None = None,
+    train_mask: jax.Array | None = None,
     *,
     beta: float = 0.1,
     smoothing: float = 0.0,
@@ -94,7 +96,7 @@ def dpo(
     Args:
       logp, ref_logp: [P,G,T] float32.  loss_mask: [P,G,T] bool.
       preference: [P,G] float32, the higher the better; NaN: in no pair.
-      row_mask: [P,G] bool.
+      row_mask, train_mask: [P,G] bool.
       beta: > 0.  smoothing: the chance, in [0, 0.5), that a pair is the wrong way round.
       per_token: l is the mean over the row's tokens; TULU 3 does this, with beta 5.
 
@@ -104,7 +106,7 @@ def dpo(
     Lambert et al., "TULU 3", arXiv:2411.15124.
     """
     chex.assert_equal_shape([logp, ref_logp, loss_mask])
-    mask, reduce = masks.trained(loss_mask, row_mask), _mean if per_token else _sum
+    mask, reduce = masks.trained(loss_mask, row_mask, train_mask), _mean if per_token else _sum
     margin = beta * _difference(reduce(logp - ref_logp, mask))
     return _over_pairs(_logistic(margin, smoothing), preference, mask)
 
@@ -115,6 +117,7 @@ def ipo(
     loss_mask: jax.Array,
     preference: jax.Array,
     row_mask: jax.Array | None = None,
+    train_mask: jax.Array | None = None,
     *,
     beta: float = 0.1,
     per_token: bool = False,
@@ -128,7 +131,7 @@ def ipo(
     Preferences", arXiv:2310.12036, eq. 17.
     """
     chex.assert_equal_shape([logp, ref_logp, loss_mask])
-    mask, reduce = masks.trained(loss_mask, row_mask), _mean if per_token else _sum
+    mask, reduce = masks.trained(loss_mask, row_mask, train_mask), _mean if per_token else _sum
     gap = _difference(reduce(logp - ref_logp, mask)) - 0.5 / beta
     return _over_pairs(jnp.square(gap), preference, mask)
 
@@ -138,6 +141,7 @@ def simpo(
     loss_mask: jax.Array,
     preference: jax.Array,
     row_mask: jax.Array | None = None,
+    train_mask: jax.Array | None = None,
     *,
     beta: float = 2.0,
     gamma: float = 1.0,
@@ -145,7 +149,7 @@ def simpo(
     """SimPO: -log sigma(beta m_i - beta m_j - gamma), m = mean_t log pi; no reference.
 
     Args:
-      logp, loss_mask, preference, row_mask: as `dpo`.
+      logp, loss_mask, preference, row_mask, train_mask: as `dpo`.
       beta: 2 to 2.5 in the paper.  gamma: the margin that is asked for, 0.3 to 0.5 beta.
 
     Returns: as `dpo`.
@@ -153,7 +157,7 @@ def simpo(
     Reference: Meng, Xia and Chen, "SimPO", arXiv:2405.14734, eq. 6.
     """
     chex.assert_equal_shape([logp, loss_mask])
-    mask = masks.trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask, train_mask)
     margin = beta * _difference(_mean(logp, mask)) - gamma
     return _over_pairs(_logistic(margin), preference, mask)
 
@@ -163,6 +167,7 @@ def orpo(
     loss_mask: jax.Array,
     preference: jax.Array,
     row_mask: jax.Array | None = None,
+    train_mask: jax.Array | None = None,
 ) -> jax.Array:
     """The odds ratio term of ORPO: -log sigma(log odds_i - log odds_j), no reference.
 
@@ -175,7 +180,7 @@ def orpo(
     Reference: Hong, Lee and Thorne, "ORPO", arXiv:2403.07691, eq. 6.
     """
     chex.assert_equal_shape([logp, loss_mask])
-    mask = masks.trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask, train_mask)
     mean = jnp.minimum(_mean(logp, mask), -1e-6)
     odds = mean - jnp.log(-jnp.expm1(mean))
     return _over_pairs(_logistic(_difference(odds)), preference, mask)
@@ -228,6 +233,7 @@ def bradley_terry(
     loss_mask: jax.Array,
     preference: jax.Array,
     row_mask: jax.Array | None = None,
+    train_mask: jax.Array | None = None,
     strength: jax.Array | None = None,
     *,
     margin: float = 0.0,
@@ -243,7 +249,7 @@ def bradley_terry(
 
     Args:
       value: [P,G,T] float32, of a learner with output="value".
-      loss_mask, preference, row_mask: as `dpo`.
+      loss_mask, preference, row_mask, train_mask: as `dpo`.
       strength: [P] float32, how clear the preference is; None: 1.
       margin: times strength, is taken off r_i - r_j (Llama 2: 1, 2/3, 1/3 or 0 a pair).
       scaled: multiply the loss of a pair by its strength (HelpSteer2-Preference: 1, 2 or 3).
@@ -258,7 +264,7 @@ def bradley_terry(
     "Llama 2", arXiv:2307.09288; scaled: Wang et al., arXiv:2410.01257.  length_cost is derived.
     """
     chex.assert_equal_shape([value, loss_mask])
-    mask = masks.trained(loss_mask, row_mask)
+    mask = masks.trained(loss_mask, row_mask, train_mask)
     last = masks.last_token(mask)
     reward = _sum(value, last)
     clear = jnp.ones(value.shape[0]) if strength is None else strength

@@ -18,6 +18,7 @@ def self_reward_mse(
     self_reference: jax.Array,
     completion_mask: jax.Array,
     rewards: jax.Array,
+    row_mask: jax.Array | None = None,
     *,
     beta: float = 0.1,
 ) -> jax.Array:
@@ -26,7 +27,7 @@ def self_reward_mse(
     Args:
       logp: [P,G,T] float32, of the policy.  completion_mask: [P,G,T] bool.
       self_reference: [P,G] float32, c; NaN: a row of another stage, which adds nothing.
-      rewards: [P,G] float32, 1 right, 0 wrong.
+      rewards: [P,G] float32, 1 right, 0 wrong.  row_mask: [P,G] bool.
       beta: as in `rewards.verification.self_reward`.
 
     Returns: [P,G,T], 0 elsewhere; weigh it with `class_balanced`.
@@ -35,9 +36,9 @@ def self_reward_mse(
     """
     chex.assert_equal_shape([logp, completion_mask])
     chex.assert_equal_shape([self_reference, rewards])
-    known = ~jnp.isnan(self_reference)[..., None]
+    known = (~jnp.isnan(self_reference) & masks.live(rewards, row_mask))[..., None]
     reference = jnp.where(known, self_reference[..., None], 0.0)
-    error = beta * (logp - reference) - rewards[..., None]
+    error = beta * (logp - reference) - jnp.where(known, rewards[..., None], 0.0)
     return jnp.where(masks.last_token(completion_mask) & known, jnp.square(error), 0.0)
 
 

@@ -99,11 +99,13 @@ def load(source: str | os.PathLike[str], dtype: str = "float32") -> Loaded:
             "Models are not downloaded: fetch one first, for example "
             "with `hf download <model> --local-dir <dir>`"
         )
-    if tokenizer.vocab_size > config.vocab_size:
+    if beyond := tokenizer.beyond(config.vocab_size):
         raise ValueError(
-            f"{name}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-            f"{config.vocab_size} embeddings; do they belong together?"
+            f"{name}: the tokenizer has the token {beyond[0]!r} and {len(beyond) - 1} others with "
+            f"ids of {config.vocab_size} or more, of which the model has no embeddings; do they "
+            "belong together?"
         )
+    tokenizer.limit = config.vocab_size
     return Loaded(config, params, tokenizer, name, fingerprint(config, params))
 
 

@@ -7,6 +7,8 @@ it is installed; the template renderer of transformers does not, and is.
 
 from __future__ import annotations
 
+import datetime
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +22,8 @@ Message = tp.Mapping[str, tp.Any]
 
 # A chat model ends its turn with one of these, whatever its config calls "eos".
 TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>")
+# What a template that asks for the date is told: the day that Llama 3's template falls back to.
+DATE = datetime.date(2024, 7, 26)
 
 
 class Tokenizer:
@@ -33,6 +37,7 @@ class Tokenizer:
       pad_id: fills unused positions; never tells padding from text (masks do that),
         and is the first of `eos_ids` where the model names none.
       bos_id: None where the model has none.
+      limit: ids from here on have no embedding, so `encode` refuses them; None: not known.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Tokenizer:
         backend.no_truncation()
         ends = [backend.token_to_id(token) for token in TURN_ENDS]
         self.backend = backend
+        self.limit: int | None = None
         self.chat_template = chat_template
         added = backend.get_added_tokens_decoder().values()
         special = sorted((t.content for t in added if t.special), key=len, reverse=True)
@@ -79,12 +85,50 @@ class Tokenizer:
         """Number of tokens, added ones included; an embedding may have more rows."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
+    def beyond(self, rows: int) -> list[str]:
+        """The tokens that an embedding of so many rows lacks.
+
+        Special ones are not among them unless they end, pad or begin a text: Gemma 3's small models
+        have one for images; `encode` refuses a text that spells such a one.
+        """
+        vocab = self.backend.get_vocab(with_added_tokens=True)
+        added = self.backend.get_added_tokens_decoder()
+        own = {*self.eos_ids, self.pad_id, self.bos_id}
+        return sorted(
+            token
+            for token, i in vocab.items()
+            if i >= rows and (i in own or not (i in added and added[i].special))
+        )
+
     def encode(self, text: str, add_special: bool = False) -> list[int]:
         """Ids of a text; special tokens written in it are parsed.
 
         add_special: also what the model puts around a plain text, such as a BOS.
+        Raises: ValueError for a token that the model has no embedding of.
         """
-        return list(self.backend.encode(text, add_special_tokens=add_special).ids)
+        ids = list(self.backend.encode(text, add_special_tokens=add_special).ids)
+        if self.limit is not None and max(ids, default=0) >= self.limit:
+            i = max(ids)
+            raise ValueError(
+                f"the text {text!r:.80} has the token {self.backend.id_to_token(i)!r} with the id "
+                f"{i}; the model has embeddings of the ids below {self.limit}"
+            )
+        return ids
+
+    @functools.cached_property
+    def _prepends(self) -> bool:
+        """Whether a text gets a blank in front, as SentencePiece's tokenizers give it."""
+        one = self.encode("a")
+        return self.decode(one + one) != "aa"
+
+    def _going_on(self, text: str) -> list[int]:
+        """Ids of a text behind another: without the blank that begins a text of its own."""
+        if text and self._prepends:
+            for lead in ("\ue000", "\n", "="):
+                head, whole = self.encode(lead), self.encode(lead + text)
+                if whole[: len(head)] == head and self.decode(whole, False) == lead + text:
+                    return whole[len(head) :]
+        return self.encode(text)
 
     def decode(self, ids: tp.Iterable[int], skip_special: bool = True) -> str:
         """Text of ids; special tokens are left out, or written out when skip_special is False."""
@@ -101,7 +145,8 @@ class Tokenizer:
         Args:
           messages: each has "role" and "content".
           add_generation_prompt: end with the opening of the assistant's turn.
-          variables: what else the template reads, such as Qwen3's enable_thinking.
+          variables: what else the template reads, such as Qwen3's enable_thinking.  A template that
+            asks for the date is told DATE, the same on every day and every machine.
         Raises: ValueError when there is no template, or when it refuses the messages.
         """
         import jinja2
@@ -118,7 +163,7 @@ class Tokenizer:
         try:
             rendered = render_jinja_template(
                 [[dict(m) for m in messages]],
-                chat_template=self.chat_template,
+                chat_template=_dated(self.chat_template),
                 add_generation_prompt=add_generation_prompt,
                 **variables,
             )
@@ -157,8 +202,8 @@ class Tokenizer:
         pieces = self.render(kept, add_generation_prompt, **variables).split(mark)
         ids = self.encode(pieces[0])
         for at, text in zip(pieces[1::2], pieces[2::2], strict=True):
-            ids += [i for character in quoted[int(at)] for i in self.encode(character)]
-            ids += self.encode(text)
+            ids += [i for character in quoted[int(at)] for i in self._going_on(character)]
+            ids += self._going_on(text)
         return ids
 
     def _special_ids(self) -> dict[str, int]:
@@ -170,7 +215,8 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """16 hex digits over vocabulary, merges, pre-tokenizer, template and special ids."""
-        parts = [self.backend.to_str(), self.chat_template, self.eos_ids, self.pad_id, self.bos_id]
+        template = _dated(self.chat_template)
+        parts = [self.backend.to_str(), template, self.eos_ids, self.pad_id, self.bos_id]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @classmethod
@@ -245,6 +291,27 @@ class Tokenizer:
         ):
             text = json.dumps(content, indent=2, ensure_ascii=False)
             (directory / name).write_text(text + "\n", "utf-8")
+
+
+@functools.cache
+def _dated(template: str) -> str:
+    """The template with DATE for what it asks of strftime_now.
+
+    transformers gives it the clock: a run that goes on tomorrow, and another process of it past
+    midnight, would train on other prompts.
+
+    Raises: ValueError for a format that stands elsewhere than in the call.
+    """
+    calls = re.findall(r"strftime_now\s*\(\s*(\"[^\"]*\"|'[^']*')?", template)
+    if not calls:
+        return template
+    if not all(calls):
+        raise ValueError(
+            "the chat template calls strftime_now with something other than a text in quotes; "
+            "write the format, or a date, into the template"
+        )
+    known = {call[1:-1]: DATE.strftime(call[1:-1]) for call in calls}
+    return f"{{% set strftime_now = {known!r}.get %}}{{{{ '' }}}}{template}"
 
 
 def _read_json(path: pathlib.Path) -> dict[str, tp.Any]:

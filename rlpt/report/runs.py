@@ -101,8 +101,7 @@ def read(path: str | os.PathLike[str], name: str = "") -> Run:
     run.summary = _object(where / "summary.json", [])  # a run that goes on has none
     for key, pair in _object(where / "config_diff.json", run.problems).items():
         if isinstance(pair, dict):
-            texts = [str(pair.get(part, "?")) for part in ("value", "default")]
-            run.changed[key] = (short(texts[0], _SHOWN_VALUE), short(texts[1], _SHOWN_VALUE))
+            run.changed[key] = str(pair.get("value", "?")), str(pair.get("default", "?"))
     for file in sorted(where.iterdir()):
         match = _EVAL.fullmatch(file.name)
         if match and (found := _object(file, run.problems)):
@@ -149,7 +148,8 @@ def settings(runs: tp.Sequence[Run]) -> list[Setting]:
 def differences(runs: tp.Sequence[Run]) -> list[tuple[str, str, list[str | None]]]:
     """(setting, default, value by run; None: the default) of all that any run changed.
 
-    Settings in which the runs differ come first.
+    Settings in which the runs differ come first.  Long values are shortened, those that differ so
+    that each is seen from shortly before where they part.
     """
     keys = sorted({key for run in runs for key in run.changed})
     rows = []
@@ -157,7 +157,17 @@ def differences(runs: tp.Sequence[Run]) -> list[tuple[str, str, list[str | None]
         values = [run.changed[key][0] if key in run.changed else None for run in runs]
         default = next(run.changed[key][1] for run in runs if key in run.changed)
         rows.append((key, default, values))
-    return sorted(rows, key=lambda row: len(set(row[2])) == 1)
+    rows.sort(key=lambda row: len(set(row[2])) == 1)
+    return [(key, short(default, _SHOWN_VALUE), _shown(values)) for key, default, values in rows]
+
+
+def _shown(values: tp.Sequence[str | None]) -> list[str | None]:
+    """The values shortened; those that differ late, from a little before where they do."""
+    texts = [v for v in values if v is not None]
+    start = len(os.path.commonprefix(texts)) - _SHOWN_VALUE // 3
+    late = len(set(texts)) > 1 and start > _SHOWN_VALUE // 3
+    cut = lambda v: f"… {v[start:]}" if late else v  # noqa: E731
+    return [None if v is None else short(cut(v), _SHOWN_VALUE) for v in values]
 
 
 def _lines(path: pathlib.Path, problems: list[str]) -> tp.Iterator[Row]:

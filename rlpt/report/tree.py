@@ -7,6 +7,7 @@ here runs of tokens without a fork are one node, which is what a picture needs.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import typing as tp
 
@@ -74,7 +75,11 @@ def statistics(nodes: tp.Sequence[Node], lengths: tp.Sequence[int]) -> dict[str,
     """
     parents = {node.parent for node in nodes}
     leaves = sum(i not in parents for i in range(len(nodes)))
-    moved = sum(len(n.rows) for n in nodes if n.parent >= 0 and n.value != nodes[n.parent].value)
+    moved = sum(
+        len(n.rows)
+        for n in nodes
+        if n.parent >= 0 and not math.isclose(n.value, nodes[n.parent].value, abs_tol=1e-9)
+    )
     return {
         "distinct": leaves / len(lengths),
         "forks": float(len(parents - {-1})),

@@ -134,8 +134,8 @@ def _pooled_update(
     are too small in the mean where few appeals are won: 0.15 for 0.2 at 64 rows, 0.4 of them right
     and 0.1 of the negatives heard, and too large with an imperfect second verifier.
 
-    A batch with nothing to count, or with negatives none of which was heard, leaves the rate as it
-    was.  False positives of the rule count as positives and make it too small.
+    Until some negative was heard, and with 'rates' after a batch in which none was, the rate stays
+    as it was.  False positives of the rule count as positives and make it too small.
 
     Args:
       rewards: [P,G] float32 in {0, 1}, the rule's.
@@ -163,11 +163,15 @@ def _pooled_update(
     _check_second(true_positive, false_positive)
     positive, negative, heard, won = _appealed(rewards, appeal, row_mask)
     batch = _Heard(*(jnp.sum(x, dtype=jnp.float32) for x in (negative, heard, won, positive)))
-    known = (batch.heard > 0) | ((batch.negatives == 0) & (batch.positives > 0))
+    live = batch.negatives + batch.positives > 0
+    # All batches are summed: to leave out those in which none was heard would favour those with
+    # many negatives.
+    take = live if average == "counts" else (batch.heard > 0) | (live & (batch.negatives == 0))
     sums = _Heard(
-        *(jnp.where(known, decay * state[k] + new, state[k]) for k, new in batch._asdict().items())
+        *(jnp.where(take, decay * state[k] + new, state[k]) for k, new in batch._asdict().items())
     )
     counted = sums if average == "counts" else batch
+    known = take & ((counted.heard > 0) | (counted.negatives == 0))
     missed = jnp.maximum(counted.missed(true_positive, false_positive), 0.0)
     estimate = (missed + alpha) / (missed + counted.positives + alpha + beta)
     informed = known & (missed + counted.positives > 0)

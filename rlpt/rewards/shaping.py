@@ -58,23 +58,44 @@ def soft_overlong(
     """
     if not 1 <= cache <= max_length:
         raise ValueError(f"soft_overlong: got cache={cache}, expected 1..max_length={max_length}")
-    length = jnp.sum(completion_mask, axis=-1) + (0 if prefix_length is None else prefix_length)
+    length = jnp.sum(completion_mask, axis=-1) + _prefix(prefix_length)
     return rewards + factor * jnp.clip((max_length - cache - length) / cache, -1.0, 0.0)
 
 
 def length_cost(
-    rewards: jax.Array, loss_mask: jax.Array, *, coef: float, budget: int = 0
+    rewards: jax.Array,
+    loss_mask: jax.Array,
+    prefix_length: jax.Array | None = None,
+    branch_at: jax.Array | None = None,
+    *,
+    coef: float,
+    budget: int = 0,
 ) -> jax.Array:
-    """r - coef max(0, trained tokens - budget).
+    """r - coef max(0, tokens - budget): of the policy's tokens, also those of a branch's parent.
 
     Args:
       rewards: [P,G] float32.  loss_mask: [P,G,T] bool.
+      prefix_length: as `soft_overlong`.  branch_at: as `group_length`.
       coef: reward per token.  budget: free tokens.
 
     Returns: [P,G] float32.
     """
-    over = jnp.maximum(jnp.sum(loss_mask, axis=-1) - budget, 0)
+    over = jnp.maximum(_length(loss_mask, prefix_length, branch_at) - budget, 0)
     return rewards - coef * over
+
+
+def _prefix(prefix_length: jax.Array | None) -> jax.Array | int:
+    """Tokens that stand in the context; none in rows of another stage, which have -1 there."""
+    return 0 if prefix_length is None else jnp.maximum(prefix_length, 0)
+
+
+def _length(
+    loss_mask: jax.Array, prefix_length: jax.Array | None, branch_at: jax.Array | None
+) -> jax.Array:
+    """Tokens that the policy wrote, [P,G] int32: trained, or copied from the parent of a branch."""
+    if branch_at is not None:
+        loss_mask = loss_mask | (jnp.arange(loss_mask.shape[-1]) < branch_at[..., None])
+    return jnp.sum(loss_mask, axis=-1) + _prefix(prefix_length)
 
 
 def group_length(
@@ -82,6 +103,7 @@ def group_length(
     loss_mask: jax.Array,
     row_mask: jax.Array | None = None,
     prefix_length: jax.Array | None = None,
+    branch_at: jax.Array | None = None,
     *,
     coef: float = 1.0,
     threshold: float = 0.5,
@@ -94,14 +116,15 @@ def group_length(
     Args:
       rewards: [P,G] float32; correct if above `threshold`.  loss_mask: [P,G,T] bool.
       row_mask: [P,G] bool.  prefix_length: as `soft_overlong`.  coef: weight.
+      branch_at: [P,G] int32, of `rollouts.branch`: tokens that a row has from its parent, which are
+        not trained there and are of its length all the same.
 
     Returns: [P,G] float32.
 
     Reference: Kimi Team, "Kimi k1.5", arXiv:2501.12599, sec. 2.3.3.
     """
     rows = masks.live(rewards, row_mask)
-    length = jnp.sum(loss_mask, axis=-1) + (0 if prefix_length is None else prefix_length)
-    length = length.astype(jnp.float32)
+    length = _length(loss_mask, prefix_length, branch_at).astype(jnp.float32)
     low, high = _range(length, rows)
     vary = high > low
     bonus = 0.5 - (length - low) / jnp.where(vary, high - low, 1.0)

@@ -27,6 +27,15 @@ def bind(spec: Spec, prompts: int, group: int, group_blocks: int = 1) -> functoo
 
     Raises: ConfigError for an unknown name or setting, or a schedule.
     """
+    bound, takes = _resolved(spec, prompts, group, group_blocks)
+    own = functools.partial(bound.fn, **bound.static, **bound.numbers_at(0))
+    if takes or group_blocks == 1:
+        return own
+    return functools.partial(_spread, own, group_blocks)
+
+
+def _resolved(spec: Spec, prompts: int, group: int, group_blocks: int) -> tuple[config.Bound, bool]:
+    """See `bind`, and whether it knows of groups that span blocks."""
     if "group_blocks" in spec:
         raise config.ConfigError(
             f"{spec['fn']}: got group_blocks={spec['group_blocks']} in a rollout inside another; "
@@ -37,15 +46,20 @@ def bind(spec: Spec, prompts: int, group: int, group_blocks: int = 1) -> functoo
     bound = config.entry("rollouts", {"prompts": prompts, "group": group, **spec, **spans})
     if any(callable(v) for v in bound.numbers.values()):
         raise config.ConfigError(f"{bound.name}: got a schedule, expected plain values")
-    own = functools.partial(bound.fn, **bound.static, **bound.numbers_at(0))
-    if takes or group_blocks == 1:
-        return own
-    if "fork_parent" in getattr(bound.fn, "columns", {}):
+    if not takes and group_blocks > 1 and "fork_parent" in getattr(bound.fn, "columns", {}):
         raise config.ConfigError(
             f"{bound.name}: got group_blocks={group_blocks} of the rollout around it, expected 1: "
             "the nodes of its tree are numbered within one block"
         )
-    return functools.partial(_spread, own, group_blocks)
+    return bound, takes
+
+
+def check(setup: tp.Any, spec: Spec, prompts: int, group: int, group_blocks: int = 1) -> None:
+    """Asks the rollout whether its settings suit each other and the run, see `Bound.check`.
+
+    Raises: ConfigError, and as `bind`.
+    """
+    _resolved(spec, prompts, group, group_blocks)[0].check(setup)
 
 
 def _spread(
@@ -62,17 +76,40 @@ def _spread(
     return {**batches, "policy": wide}, state
 
 
+def outermost(config: tp.Any) -> dict[str, tp.Any]:
+    """config.rollout as such an entry, without prompts and group."""
+    return {"fn": config.rollout.fn, **config.rollout.options}
+
+
 def columns(spec: Spec, group_blocks: int = 1) -> Columns:
-    """What the rollout adds to the usual columns. Raises: ConfigError, as `bind`."""
-    bind(spec, 1, 1, group_blocks)
-    own = getattr(config.find("rollouts", spec["fn"]), "columns", {})
+    """What the rollout adds to the usual columns."""
+    return dict(declared(spec, "columns", group_blocks=group_blocks))
+
+
+def blocks(spec: Spec, prompts: int, group_blocks: int = 1) -> dict[str, set[int]]:
+    """How many blocks each table of the rollout may have: {table: numbers}.
+
+    Its tables have one a prompt, `policy` group_blocks, unless it says otherwise with fn.blocks(
+    prompts=, group_blocks=, **its settings).
+    """
+    prompts = int(spec.get("prompts", prompts))
+    if said := declared(spec, "blocks", prompts=prompts, group_blocks=group_blocks):
+        return dict(said)
+    return {**{k: {prompts} for k in declared(spec, "tables")}, "policy": {prompts * group_blocks}}
+
+
+def declared(spec: Spec, what: str, **further: tp.Any) -> tp.Any:
+    """fn.columns, fn.tables or fn.blocks of the rollout, {} where it has none.
+
+    Those that are functions get the settings of the entry, without prompts and group, and those of
+    `further` that they take.
+    """
+    own = getattr(config.find("rollouts", spec["fn"]), what, {})
     if not callable(own):
-        return dict(own)
+        return own
     known = inspect.signature(own).parameters
     settings = {k: v for k, v in spec.items() if k not in ("fn", "prompts", "group")}
-    return dict(
-        own(**settings, **({"group_blocks": group_blocks} if "group_blocks" in known else {}))
-    )
+    return own(**settings, **{k: v for k, v in further.items() if k in known})
 
 
 def complete(table: Table, wanted: Columns) -> None:

@@ -88,7 +88,39 @@ def steps(
     return {"policy": tools.verify(batch)}, state
 
 
+def _check(
+    setup: tp.Any,
+    *,
+    group: int,
+    by: str,
+    sign: float,
+    expand: int,
+    separator: str,
+    rounds: int,
+    aggregate: str,
+    lookahead: int,
+) -> None:
+    """Raises: ValueError, see `steps`."""
+    if by:
+        setup.need_verifier(by, "steps by")
+    if (
+        min(expand, rounds) < 1
+        or group % min(expand, group)
+        or lookahead < 0
+        or not separator
+        or aggregate not in search.AGGREGATES
+        or (aggregate == "prod" and not (by and sign > 0))
+    ):
+        raise ValueError(
+            f"steps: got group={group}, expand={expand}, rounds={rounds}, lookahead={lookahead}, "
+            f"separator={separator!r}, aggregate={aggregate!r}; expected group a multiple of "
+            "expand, rounds >= 1, lookahead >= 0, a separator that is not empty, and aggregate one "
+            f"of {', '.join(search.AGGREGATES)} (prod of scores >= 0 only: with by, and sign > 0)"
+        )
+
+
 steps.columns = {"beam_score": ("PG", "f")}  # type: ignore[attr-defined]
+steps.check = _check  # type: ignore[attr-defined]
 
 
 def complete(
@@ -112,20 +144,10 @@ def complete(
 
     Raises: ValueError, see `steps`.
     """
-    if (
-        min(expand, rounds) < 1
-        or group % min(expand, group)
-        or lookahead < 0
-        or not separator
-        or aggregate not in search.AGGREGATES
-        or (aggregate == "prod" and not (by and sign > 0))
-    ):
-        raise ValueError(
-            f"steps: got group={group}, expand={expand}, rounds={rounds}, lookahead={lookahead}, "
-            f"separator={separator!r}, aggregate={aggregate!r}; expected group a multiple of "
-            "expand, rounds >= 1, lookahead >= 0, a separator that is not empty, and aggregate one "
-            f"of {', '.join(search.AGGREGATES)} (prod of scores >= 0 only: with by, and sign > 0)"
-        )
+    _check(
+        tools, group=group, by=by, sign=sign, expand=expand, separator=separator, rounds=rounds,
+        aggregate=aggregate, lookahead=lookahead,
+    )  # fmt: skip
     expand = min(expand, group)
     size = expand if diverse else group  # beams of one search
     keep = size // expand

@@ -58,9 +58,8 @@ def branching(
     Reference: Hou et al., "TreeRL", arXiv:2506.11902.  Differs from it in: the forks of
     a round are spread evenly over the trees, and no leaf is dropped.
     """
+    _check(tools, group=group, first=first, children=children, rounds=rounds, by=by)
     forks = _forks(group, first, children, rounds)
-    if by not in ("surprise", "entropy"):
-        raise ValueError(f"branching by: got {by!r}, expected 'surprise' or 'entropy'")
     items = stream.take(prompts)
     batch = tools.widen(tools.generate(items, group=first, step=step), group)
     table, counts = batch.table, batch.outcomes
@@ -100,6 +99,14 @@ def branching(
     return {"policy": tools.verify(batch)}, state
 
 
+def _check(setup: tp.Any, *, group: int, first: int, children: int, rounds: int, by: str) -> None:
+    """Raises: ValueError, see `branching`."""
+    _forks(group, first, children, rounds)
+    if by not in ("surprise", "entropy"):
+        raise ValueError(f"branching by: got {by!r}, expected 'surprise' or 'entropy'")
+
+
+branching.check = _check  # type: ignore[attr-defined]
 branching.columns = {  # type: ignore[attr-defined]
     "branch_at": ("PG", "i"),
     "leaf_parent": ("PG", "i"),

@@ -59,9 +59,7 @@ def contrasted(
     Learning for Large Language Models", arXiv:2508.05613.  Differs from it in: the policy writes
     the wrong solutions, there another model does.
     """
-    if tries < 1 or group < 2:
-        raise ValueError(f"contrasted: got tries={tries}, group={group}; expected >= 1 and >= 2")
-    name = _hints.verdict_name(tools, verifier, "contrasted")
+    name = _check(tools, group=group, tries=tries, verifier=verifier)
     items = stream.take(prompts)
     batch = tools.verify(tools.generate(items, group=group, step=step))
     right = _hints.solved(batch.table, name, threshold)
@@ -100,6 +98,14 @@ def contrasted(
     return {"policy": batch, "pairs": pairs}, state
 
 
+def _check(setup: tp.Any, *, group: int, tries: int, verifier: str) -> str:
+    """The verifier's name. Raises: ValueError, see `contrasted`."""
+    if tries < 1 or group < 2:
+        raise ValueError(f"contrasted: got tries={tries}, group={group}; expected >= 1 and >= 2")
+    return _hints.verdict_name(setup, verifier, "contrasted")
+
+
+contrasted.check = _check  # type: ignore[attr-defined]
 contrasted.columns = {  # type: ignore[attr-defined]
     "judge_tokens": ("PC", "i"),
     "judge_mask": ("PC", "b"),

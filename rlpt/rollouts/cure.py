@@ -15,7 +15,7 @@ def critical(
     *,
     prompts: int,
     group: int,
-    group_blocks: int,
+    group_blocks: int = 1,
     children: int = 3,
     top: int = 20,
     min_chars: int = 2,
@@ -46,12 +46,8 @@ def critical(
     Reference: Li et al., "CURE", arXiv:2508.11016; positions as in the authors' code (n1 = 4,
     n2 = 3, top 20).  Differs from it in: the budget of tokens is that of the whole completion.
     """
+    _check(tools, group=group, group_blocks=group_blocks, children=children, top=top)
     branches = group_blocks - 1
-    if not 1 <= branches <= group or not 1 <= children <= group or top < 1:
-        raise ValueError(
-            f"critical: got group={group}, group_blocks={group_blocks}, children={children}, "
-            f"top={top}; expected 2 to {group + 1} blocks, 1 to {group} children and a top >= 1"
-        )
     items = stream.take(prompts)
     batch = tools.generate(items, group=group, step=step)
     table = batch.table
@@ -91,4 +87,15 @@ def critical(
     return {"policy": tools.verify(out)}, state
 
 
+def _check(setup: tp.Any, *, group: int, group_blocks: int, children: int, top: int) -> None:
+    """Raises: ValueError, see `critical`."""
+    if not 2 <= group_blocks <= group + 1 or not 1 <= children <= group or top < 1:
+        raise ValueError(
+            f"critical: got group={group}, group_blocks={group_blocks}, children={children}, "
+            f"top={top}; expected 2 to {group + 1} blocks (config.rollout.group_blocks), 1 to "
+            f"{group} children and a top >= 1"
+        )
+
+
+critical.check = _check  # type: ignore[attr-defined]
 critical.columns = {"prefix_length": ("PG", "i")}  # type: ignore[attr-defined]

@@ -46,10 +46,7 @@ def refill(
     Reference: Yu et al., "DAPO", arXiv:2503.14476, sec. 3.2.  Differs from it in: surplus blocks
     can be carried to the next step.
     """
-    if max_batches < 1:
-        raise ValueError(f"refill: got max_batches={max_batches}, expected at least 1")
-    if carry:
-        tools.need_whole_law("refill carry=True")
+    _check(tools, max_batches=max_batches, carry=carry)
     counts: collections.Counter[str] = collections.Counter()
     kept, have = [], 0
     left_out: list[tuple[str, dict[str, str]]] = []
@@ -84,6 +81,17 @@ def refill(
         batch.table["old_logp"] = batch.table["sampler_logp"].copy()
     rows = tools.to_rows(tools.take_blocks(pool, surplus)) if carry and surplus else []
     return {"policy": batch}, {"carried": rows}
+
+
+def _check(setup: tp.Any, *, max_batches: int, carry: bool) -> None:
+    """Raises: ValueError, see `refill`."""
+    if max_batches < 1:
+        raise ValueError(f"refill: got max_batches={max_batches}, expected at least 1")
+    if carry:
+        setup.need_whole_law("refill carry=True")
+
+
+refill.check = _check  # type: ignore[attr-defined]
 
 
 def _differs(table: tp.Any, names: tuple[str, ...], block: int, min_std: float) -> bool:

@@ -47,8 +47,7 @@ def inject(
 
     Reference: Dong et al., "RL-PLUS", arXiv:2508.00222 (one external row of eight).
     """
-    if not 1 <= count < group:
-        raise ValueError(f"inject: got count={count}, expected 1 to group - 1 = {group - 1}")
+    _check(tools, group=group, path=path, count=count)
     items = stream.take(prompts)
     batch = tools.generate(items, group=group, step=step)
     table = batch.table
@@ -76,6 +75,17 @@ def inject(
     external = (table["origin"] == ORIGIN)[..., None]
     table["sampler_logp"] = np.where(external, tools.score(table)["logp"], table["sampler_logp"])
     return {"policy": tools.verify(batch)}, state
+
+
+def _check(setup: tp.Any, *, group: int, path: str, count: int) -> None:
+    """Raises: ValueError, see `inject`; OSError for a file that cannot be read."""
+    if not 1 <= count < group:
+        raise ValueError(f"inject: got count={count}, expected 1 to group - 1 = {group - 1}")
+    if path:
+        read(path)
+
+
+inject.check = _check  # type: ignore[attr-defined]
 
 
 @functools.lru_cache(maxsize=4)

@@ -21,7 +21,7 @@ def guided(
     *,
     prompts: int,
     group: int,
-    group_blocks: int,
+    group_blocks: int = 1,
     verifier: str = "",
     threshold: float = 0.0,
     hint: str = "hint",
@@ -57,10 +57,7 @@ def guided(
     Models", arXiv:2506.13923.  Advantages over the union of both halves, and as many guided rows
     as unguided ones, were chosen here.
     """
-    if group_blocks != 2:
-        raise ValueError(f"guided: got group_blocks={group_blocks}, expected 2: own and guided")
-    tools.need_whole_law("guided")
-    name = _hints.verdict_name(tools, verifier, "guided")
+    name = _check(tools, group_blocks=group_blocks, verifier=verifier)
     items = stream.take(prompts)
     batch = tools.verify(tools.generate(items, group=group, step=step))
     counts: collections.Counter[str] = collections.Counter(batch.outcomes)
@@ -97,3 +94,17 @@ def guided(
     out.table["old_logp"] = out.table["sampler_logp"].copy()
     out.outcomes.update(counts)
     return {"policy": out}, state
+
+
+def _check(setup: tp.Any, *, group_blocks: int, verifier: str) -> str:
+    """The verifier's name. Raises: ValueError, see `guided`."""
+    if group_blocks != 2:
+        raise ValueError(
+            f"guided: got group_blocks={group_blocks}, expected 2, own and guided: set "
+            "config.rollout.group_blocks"
+        )
+    setup.need_whole_law("guided")
+    return _hints.verdict_name(setup, verifier, "guided")
+
+
+guided.check = _check  # type: ignore[attr-defined]

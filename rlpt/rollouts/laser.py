@@ -43,15 +43,12 @@ def marked(
     Reference: Yang et al., "LaSeR: Reinforcement Learning with Last-Token Self-Rewarding",
     arXiv:2510.14943.
     """
+    _check(tools)
     ids = tools.tokenizer.encode(token)
     if len(ids) != 1:
         raise ValueError(
             f"marked token: got {token!r}, which is {len(ids)} tokens, expected one, such as an "
             "unused special token of the model"
-        )
-    if tools.sampling.temperature != 1.0:
-        raise ValueError(
-            f"marked: got config.sampling.temperature={tools.sampling.temperature}, expected 1"
         )
     items = stream.take(prompts)
     batch = tools.generate(items, group=group, step=step, max_tokens=tools.width - 1)
@@ -69,6 +66,15 @@ def marked(
     return {"policy": tools.verify(batch)}, state
 
 
+def _check(setup: tp.Any) -> None:
+    """Raises: ValueError, see `marked`."""
+    if setup.sampling.temperature != 1.0:
+        raise ValueError(
+            f"marked: got config.sampling.temperature={setup.sampling.temperature}, expected 1"
+        )
+
+
+marked.check = _check  # type: ignore[attr-defined]
 marked.columns = {"self_reference": ("PG", "f")}  # type: ignore[attr-defined]
 
 

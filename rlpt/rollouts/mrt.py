@@ -53,12 +53,11 @@ def episodes(
     arXiv:2503.07572.  Differs from it in: episodes end at a separator or a length, wherever the
     completion has its answer.
     """
-    if min(most, samples, answer_tokens) < 1 or tokens < 0:
-        raise ValueError(
-            f"episodes: got most={most}, tokens={tokens}, samples={samples}, "
-            f"answer_tokens={answer_tokens}; expected positive numbers (tokens may be 0)"
-        )
-    column = f"verdict/{_hints.verdict_name(tools, verifier, 'episodes')}"
+    name = _check(
+        tools, most=most, tokens=tokens, samples=samples, answer_tokens=answer_tokens,
+        verifier=verifier,
+    )  # fmt: skip
+    column = f"verdict/{name}"
     items = stream.take(prompts)
     batch = tools.verify(tools.generate(items, group=group, step=step))
     table = batch.table
@@ -95,6 +94,7 @@ def episodes(
         )
         for b, (i, j, e, _) in enumerate(part):
             known = forced.table[column][b][forced.table["row_mask"][b]]
+            known = known[~np.isnan(known)]
             mean = known.mean() if len(known) else np.nan
             if e:
                 value[i, j, np.flatnonzero(step_id[i, j] == e - 1)[-1]] = mean
@@ -106,6 +106,19 @@ def episodes(
     return {"policy": batch}, state
 
 
+def _check(
+    setup: tp.Any, *, most: int, tokens: int, samples: int, answer_tokens: int, verifier: str
+) -> str:
+    """The verifier's name. Raises: ValueError, see `episodes`."""
+    if min(most, samples, answer_tokens) < 1 or tokens < 0:
+        raise ValueError(
+            f"episodes: got most={most}, tokens={tokens}, samples={samples}, "
+            f"answer_tokens={answer_tokens}; expected positive numbers (tokens may be 0)"
+        )
+    return _hints.verdict_name(setup, verifier, "episodes")
+
+
+episodes.check = _check  # type: ignore[attr-defined]
 episodes.columns = {  # type: ignore[attr-defined]
     "start_value": ("PG", "f"),
     "episode_value": ("PGT", "f"),

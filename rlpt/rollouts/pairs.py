@@ -78,7 +78,7 @@ def preferred(
 
     Raises: ValueError for group < 2, or a field that a prompt does not have.
     """
-    _require("preferred", group, 2)
+    _check_preferred(tools, group=group)
     items = stream.take(prompts)
     texts: Texts = []
     for pair in _filled(items, (chosen, rejected)):
@@ -91,6 +91,11 @@ def preferred(
     return {"policy": batch}, state
 
 
+def _check_preferred(setup: tp.Any, *, group: int) -> None:
+    _require("preferred", group, 2)
+
+
+preferred.check = _check_preferred  # type: ignore[attr-defined]
 preferred.columns = {  # type: ignore[attr-defined]
     "preference": ("PG", "f"),
     "strength": ("P", "f"),
@@ -124,12 +129,13 @@ def unpaired(
         in turn, block after block.
     Returns: ({"policy": batch}, state).
 
-    Raises: ValueError for a field that a prompt does not have.
+    Raises: ValueError for a field that a prompt does not have, or a label that is not true, false,
+      1 or 0.
 
     Reference: Ethayarajh et al., "KTO", arXiv:2402.01306.
     """
     items = stream.take(prompts)
-    good = [bool(p.meta[label]) if label else i % 2 == 0 for i, (p, _) in enumerate(items)]
+    good = [_label(p, label) if label else i % 2 == 0 for i, (p, _) in enumerate(items)]
     pairs = _filled(items, (chosen, rejected))
     own = [pair[0] if yes else pair[1] for pair, yes in zip(pairs, good, strict=True)]
     foreign = [own[(i + 1) % prompts] if prompts > 1 else None for i in range(prompts)]
@@ -139,6 +145,16 @@ def unpaired(
     batch.table["preference"][:, 0] = good
     batch.table["train_mask"][:, 1:] = False
     return {"policy": batch}, state
+
+
+def _label(prompt: Prompt, label: str) -> bool:
+    value = prompt.meta.get(label)
+    if value not in (0, 1):  # "false" would be true
+        raise ValueError(
+            f"unpaired label: the prompt {prompt.id!r} has meta[{label!r}] = {value!r:.80}, "
+            "expected true, false, 1 or 0"
+        )
+    return bool(value)
 
 
 unpaired.columns = {"preference": ("PG", "f")}  # type: ignore[attr-defined]
@@ -172,9 +188,8 @@ def best_worst(
 
     Reference: Pang et al., "Iterative Reasoning Preference Optimization", arXiv:2404.19733.
     """
+    name = _check_best_worst(tools, group=group, samples=samples, verifier=verifier)
     samples = samples or group
-    _require("best_worst", min(group, samples), 2)
-    name = verdict_name(tools, verifier, "best_worst")
     batch = tools.verify(tools.generate(stream.take(prompts), group=samples, step=step))
     score = batch.table[f"verdict/{name}"]
     known = batch.table["row_mask"] & ~np.isnan(score)
@@ -193,6 +208,13 @@ def best_worst(
     return {"policy": kept}, state
 
 
+def _check_best_worst(setup: tp.Any, *, group: int, samples: int, verifier: str) -> str:
+    """The verifier's name. Raises: ValueError, see `best_worst`."""
+    _require("best_worst", min(group, samples or group), 2)
+    return verdict_name(setup, verifier, "best_worst")
+
+
+best_worst.check = _check_best_worst  # type: ignore[attr-defined]
 best_worst.columns = {"preference": ("PG", "f")}  # type: ignore[attr-defined]
 
 

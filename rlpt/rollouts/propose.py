@@ -59,11 +59,7 @@ def self_play(
     Reference: Zhao et al., "Absolute Zero", arXiv:2505.03335.  Differs from it in: the solutions
     that measure how hard a task is are also those that are trained.
     """
-    if not 1 <= proposers < prompts or not types or not set(types) <= set(triplets.TYPES):
-        raise ValueError(
-            f"self_play: got proposers={proposers} of prompts={prompts} and types={tuple(types)}; "
-            f"expected 1 to prompts - 1 proposers and types of {', '.join(triplets.TYPES)}"
-        )
+    _check(tools, prompts=prompts, executor=executor, types=types, proposers=proposers)
     known: list[triplets.Task] = list(state["tasks"]) if state else []
     asked = [
         _proposer(
@@ -111,6 +107,19 @@ def self_play(
     return {"policy": batch}, {"tasks": known}
 
 
+def _check(
+    setup: tp.Any, *, prompts: int, executor: str, types: tuple[str, ...], proposers: int
+) -> None:
+    """Raises: ValueError, see `self_play`."""
+    setup.need_verifier(executor, "self_play executor")
+    if not 1 <= proposers < prompts or not types or not set(types) <= set(triplets.TYPES):
+        raise ValueError(
+            f"self_play: got proposers={proposers} of prompts={prompts} and types={tuple(types)}; "
+            f"expected 1 to prompts - 1 proposers and types of {', '.join(triplets.TYPES)}"
+        )
+
+
+self_play.check = _check  # type: ignore[attr-defined]
 self_play.columns = {  # type: ignore[attr-defined]
     "cell": ("PG", "i"),
     "proposes": ("PG", "b"),

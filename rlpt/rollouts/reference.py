@@ -102,10 +102,7 @@ def spliced(
 
     Reference: Zhou et al., "VeriFree", arXiv:2505.21493.
     """
-    if not until:
-        raise ValueError(
-            "spliced until: got '', expected text that ends the reasoning, such as '<answer'"
-        )
+    _check_spliced(tools, until=until)
     items = stream.take(prompts)
     batch = tools.verify(tools.generate(items, group=group, step=step))
     table = batch.table
@@ -131,6 +128,15 @@ def spliced(
     return {"policy": batch}, state
 
 
+def _check_spliced(setup: tp.Any, *, until: str) -> None:
+    """Raises: ValueError, see `spliced`."""
+    if not until:
+        raise ValueError(
+            "spliced until: got '', expected text that ends the reasoning, such as '<answer'"
+        )
+
+
+spliced.check = _check_spliced  # type: ignore[attr-defined]
 spliced.columns = {**_COLUMNS, "answer_logp": ("PGA", "f")}  # type: ignore[attr-defined]
 
 

@@ -61,15 +61,7 @@ def verifying(
     Reference: Liu et al., "Trust, But Verify: A Self-Verification Approach to Reinforcement
     Learning with Verifiable Rewards" (RISE), arXiv:2505.13445; the wording is our own.
     """
-    if not 1 <= checks < prompts:
-        raise ValueError(
-            f"verifying checks: got {checks}, expected 1 to prompts - 1 = {prompts - 1}"
-        )
-    if len(set(labels)) != len(OUTCOMES) or len(labels) != len(OUTCOMES):
-        raise ValueError(
-            f"verifying labels: got {labels}, expected three different ones: {', '.join(OUTCOMES)}"
-        )
-    name = _hints.verdict_name(tools, verifier, "verifying")
+    name = _check(tools, prompts=prompts, checks=checks, verifier=verifier, labels=labels)
     label = dict(zip(OUTCOMES, labels, strict=True))
     items = stream.take(prompts - checks)
     batch = tools.verify(tools.generate(items, group=group, step=step))
@@ -119,3 +111,21 @@ def verifying(
     judged.table["train_mask"] &= train
     batch.outcomes = counts
     return {"policy": tools.concatenate([batch, judged])}, state
+
+
+def _check(
+    setup: tp.Any, *, prompts: int, checks: int, verifier: str, labels: tuple[str, ...]
+) -> str:
+    """The verifier's name. Raises: ValueError, see `verifying`."""
+    if not 1 <= checks < prompts:
+        raise ValueError(
+            f"verifying checks: got {checks}, expected 1 to prompts - 1 = {prompts - 1}"
+        )
+    if len(set(labels)) != len(OUTCOMES) or len(labels) != len(OUTCOMES):
+        raise ValueError(
+            f"verifying labels: got {labels}, expected three different ones: {', '.join(OUTCOMES)}"
+        )
+    return _hints.verdict_name(setup, verifier, "verifying")
+
+
+verifying.check = _check  # type: ignore[attr-defined]

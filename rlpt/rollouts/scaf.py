@@ -24,7 +24,7 @@ def rescued(
     *,
     prompts: int,
     group: int,
-    group_blocks: int,
+    group_blocks: int = 1,
     verifier: str = "",
     threshold: float = 0.0,
     tiers: tuple[str, ...] = ("knowledge", "planning", "solution"),
@@ -65,14 +65,7 @@ def rescued(
     tiers of 4 parts.  Differs from the code in: the ratio of 'question' rows is to the law that
     they were drawn from.
     """
-    if group_blocks != 2:
-        raise ValueError(f"rescued: got group_blocks={group_blocks}, expected 2: own and hinted")
-    if not replace or set(replace) - set(FORMS) or not len(set(replace)) == len(replace) <= group:
-        forms = " and ".join(FORMS)
-        raise ValueError(f"rescued replace: got {replace}, expected one or both of {forms}")
-    if "question" in replace:
-        tools.need_whole_law("rescued replace='question'")
-    name = _hints.verdict_name(tools, verifier, "rescued")
+    name = _check(tools, group=group, group_blocks=group_blocks, verifier=verifier, replace=replace)
     items = stream.take(prompts)
     batch = tools.verify(tools.generate(items, group=group, step=step))
     counts: collections.Counter[str] = collections.Counter(batch.outcomes)
@@ -113,13 +106,14 @@ def rescued(
         order += [i, -1]
         if i in found:
             leaving = np.flatnonzero(batch.table["row_mask"][i])[-len(replace) :]
-            for j, form in zip(leaving, replace, strict=False):
+            gave_way = dict(zip(replace, leaving, strict=False))
+            for form, j in gave_way.items():
                 if form == "question":
                     _hints.copy_row(found[i], (0, 0), batch, (i, j))
                     batch.table["origin"][i, j] = ORIGIN
                 else:
                     batch.table["row_mask"][i, j] = False
-            if "hinted" in replace:
+            if "hinted" in gave_way:
                 order[-1] = prompts + len(parts) - 1
                 parts.append(tools.widen(found[i], group))
     out = tools.take_blocks(tools.concatenate(parts), order)
@@ -127,6 +121,26 @@ def rescued(
     out.table["old_logp"] = out.table["sampler_logp"].copy()
     out.outcomes.update(counts)
     return {"policy": out}, state
+
+
+def _check(
+    setup: tp.Any, *, group: int, group_blocks: int, verifier: str, replace: tuple[str, ...]
+) -> str:
+    """The verifier's name. Raises: ValueError, see `rescued`."""
+    if group_blocks != 2:
+        raise ValueError(
+            f"rescued: got group_blocks={group_blocks}, expected 2, own and hinted: set "
+            "config.rollout.group_blocks"
+        )
+    if not replace or set(replace) - set(FORMS) or not len(set(replace)) == len(replace) <= group:
+        forms = " and ".join(FORMS)
+        raise ValueError(f"rescued replace: got {replace}, expected one or both of {forms}")
+    if "question" in replace:
+        setup.need_whole_law("rescued replace='question'")
+    return _hints.verdict_name(setup, verifier, "rescued")
+
+
+rescued.check = _check  # type: ignore[attr-defined]
 
 
 def _levels(hints: tp.Mapping[str, tp.Sequence[str]], tiers: tuple[str, ...]) -> list[Level]:

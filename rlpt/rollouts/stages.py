@@ -123,7 +123,42 @@ def _columns_by_step(
     return out
 
 
+def _check_by_step(
+    setup: tp.Any,
+    *,
+    stages: collections.abc.Sequence[_inner.Spec],
+    prompts: int,
+    group: int,
+    group_blocks: int,
+) -> None:
+    _stage(stages, 0)
+    for spec in stages:
+        _check_inner(setup, _plain(spec, "steps"), prompts, group, group_blocks)
+
+
+def _check_inner(
+    setup: tp.Any, spec: _inner.Spec, prompts: int, group: int, group_blocks: int
+) -> None:
+    """Raises: ConfigError as `_inner.check`, ValueError for a task that the config lacks."""
+    task = spec.get("task", "")
+    if task and task not in (setup.tasks or (task,)):
+        raise ValueError(
+            f"{spec['fn']}: got task={task!r}, expected the label (or fn) of an entry of "
+            f"config.tasks: {', '.join(setup.tasks)}"
+        )
+    _inner.check(setup, _plain(spec, "task"), prompts, group, group_blocks)
+
+
+def _blocks_by_step(
+    *, stages: collections.abc.Sequence[_inner.Spec], prompts: int, group_blocks: int
+) -> dict[str, set[int]]:
+    own = [_inner.blocks(_plain(s, "steps", "task"), prompts, group_blocks) for s in stages]
+    return {"policy": set().union(*(b["policy"] for b in own))}
+
+
 by_step.columns = _columns_by_step  # type: ignore[attr-defined]
+by_step.check = _check_by_step  # type: ignore[attr-defined]
+by_step.blocks = _blocks_by_step  # type: ignore[attr-defined]
 by_step.evaluated_as = lambda stages: _plain(stages[-1], "steps", "task")  # type: ignore[attr-defined]
 
 
@@ -179,6 +214,33 @@ def _tables_beside(
     return {k: _inner.columns(_plain(v, "task")) for k, v in tables.items() if k != "policy"}
 
 
+def _check_beside(
+    setup: tp.Any,
+    *,
+    tables: collections.abc.Mapping[str, _inner.Spec],
+    prompts: int,
+    group: int,
+    group_blocks: int,
+) -> None:
+    _columns_beside(tables=tables, group_blocks=group_blocks)
+    for name, spec in tables.items():
+        blocks = group_blocks if name == "policy" else 1
+        _check_inner(setup, spec, prompts, group, blocks)
+
+
+def _blocks_beside(
+    *, tables: collections.abc.Mapping[str, _inner.Spec], prompts: int, group_blocks: int
+) -> dict[str, set[int]]:
+    return {
+        name: _inner.blocks(_plain(spec, "task"), prompts, group_blocks if name == "policy" else 1)[
+            "policy"
+        ]
+        for name, spec in tables.items()
+    }
+
+
 beside.columns = _columns_beside  # type: ignore[attr-defined]
+beside.check = _check_beside  # type: ignore[attr-defined]
+beside.blocks = _blocks_beside  # type: ignore[attr-defined]
 beside.tables = _tables_beside  # type: ignore[attr-defined]
 beside.evaluated_as = lambda tables: _plain(tables["policy"], "task")  # type: ignore[attr-defined]

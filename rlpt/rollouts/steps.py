@@ -17,8 +17,8 @@ _UNFINISHED = "\ufffd"  # what an incomplete character decodes to
 def spans(text: str, separator: str) -> list[tuple[int, int, int]]:
     """The steps of a text as character offsets (start, end of what it says, end).
 
-    Separators, and blanks around them, belong to the step before; those at the very start to the
-    first step.  The steps together are the text.
+    A separator, and blanks in front of it, belong to the step before; those at the very start to
+    the first step.  The steps together are the text.
 
     Args: separator: such as a blank line; not empty.
 
@@ -121,7 +121,6 @@ def split(
 def _columns(
     *, group_blocks: int = 1, separator: str = "\n\n", inner: dict[str, tp.Any] = _ON_POLICY
 ) -> _inner.Columns:
-    spans("", separator)
     return {
         **_inner.columns(inner, group_blocks),
         "step_id": ("PGT", "i"),
@@ -129,5 +128,31 @@ def _columns(
     }
 
 
+def _check(
+    setup: tp.Any,
+    *,
+    prompts: int,
+    group: int,
+    group_blocks: int,
+    separator: str,
+    inner: dict[str, tp.Any],
+) -> None:
+    spans("", separator)
+    _inner.check(setup, inner, prompts, group, group_blocks)
+    if "step_id" in _inner.columns(inner, group_blocks):
+        raise ValueError(
+            f"split: got inner {inner['fn']!r}, which has steps of its own in the column step_id; "
+            "expected a rollout without"
+        )
+
+
+def _blocks(
+    *, prompts: int, group_blocks: int, separator: str = "", inner: dict[str, tp.Any] = _ON_POLICY
+) -> dict[str, set[int]]:
+    return _inner.blocks(inner, prompts, group_blocks)
+
+
 split.columns = _columns  # type: ignore[attr-defined]
+split.check = _check  # type: ignore[attr-defined]
+split.blocks = _blocks  # type: ignore[attr-defined]
 split.evaluated_as = lambda inner=_ON_POLICY: inner  # type: ignore[attr-defined]

@@ -74,6 +74,22 @@ def with_tool(
     return {"policy": tools.verify(batch)}, state
 
 
+def _check(setup: tp.Any, *, tool: str, closing: str, reply: str, turns: int, longest: int) -> None:
+    """Raises: ValueError, see `with_tool`."""
+    setup.need_verifier(tool, "with_tool tool")
+    if not closing or turns < 0 or longest < 1 or reply.count("{}") != 1:
+        raise ValueError(
+            f"with_tool: got closing={closing!r}, reply={reply!r}, turns={turns}, longest={longest}"
+            "; expected a closing that is not empty, one {} in the reply, turns >= 0, longest >= 1"
+        )
+    if clash := [s for s in setup.sampling.stop_strings if s in closing + reply]:
+        raise ValueError(
+            f"with_tool: the stop strings {clash} are in closing={closing!r} or reply={reply!r}, "
+            "so that every row would end at its first call; change one of them"
+        )
+
+
+with_tool.check = _check  # type: ignore[attr-defined]
 with_tool.columns = {  # type: ignore[attr-defined]
     "step_id": ("PGT", "i"),
     "tool_calls": ("PG", "i"),
@@ -102,17 +118,8 @@ def complete(
 
     Raises: ValueError, see `with_tool`.
     """
+    _check(tools, tool=tool, closing=closing, reply=reply, turns=turns, longest=longest)
     stops = tuple(tools.sampling.stop_strings)
-    if not closing or turns < 0 or longest < 1 or reply.count("{}") != 1:
-        raise ValueError(
-            f"with_tool: got closing={closing!r}, reply={reply!r}, turns={turns}, longest={longest}"
-            "; expected a closing that is not empty, one {} in the reply, turns >= 0, longest >= 1"
-        )
-    if clash := [s for s in stops if s in closing + reply]:
-        raise ValueError(
-            f"with_tool: the stop strings {clash} are in closing={closing!r} or reply={reply!r}, "
-            "so that every row would end at its first call; change one of them"
-        )
     ask = dict(step=step, purpose=purpose, temperature=temperature)
     batch = tools.generate(items, group=group, until=(closing,) if turns else (), **ask)
     table, counts = batch.table, batch.outcomes

@@ -39,10 +39,7 @@ def two(
 
     Reference: Zhang et al., "Co-Reward", arXiv:2508.00410.
     """
-    if prompts % 2:
-        raise ValueError(f"two: got prompts={prompts}, expected an even number of blocks")
-    if template and "{question}" not in template:
-        raise ValueError(f"two template: got {template!r}, expected one with {{question}} in it")
+    _check(tools, prompts=prompts, template=template)
     items: list[tuple[Prompt, int] | None] = []
     for prompt, occurrence in stream.take(prompts // 2):
         other = _reworded(prompt, key, template)
@@ -54,6 +51,15 @@ def two(
     return {"policy": batch}, state
 
 
+def _check(setup: tp.Any, *, prompts: int, template: str) -> None:
+    """Raises: ValueError, see `two`."""
+    if prompts % 2:
+        raise ValueError(f"two: got prompts={prompts}, expected an even number of blocks")
+    if template and "{question}" not in template:
+        raise ValueError(f"two template: got {template!r}, expected one with {{question}} in it")
+
+
+two.check = _check  # type: ignore[attr-defined]
 two.columns = {"other_view": ("P", "i")}  # type: ignore[attr-defined]
 
 

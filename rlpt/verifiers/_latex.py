@@ -34,11 +34,37 @@ _LENGTH = (
 )
 _KNOWN = rf"{_LENGTH}|[gms]|[km]g|dollars?|cents?|hours?|minutes?|seconds?|days?"
 # \text{ million} and \text{ or more} are no units.
-_NO_UNIT = r"(?:hundred|thousand|[mbtr]+illion|dozen|or|and|not|is|was|more|less|than)"
+_NO_UNIT = (
+    r"(?:hundred|thousand|[mbtr]+illion|dozen|k|bn|squared|cubed|base|percent"
+    r"|or|and|not|is|was|more|less|than)"
+)
 _UNIT = re.compile(
     rf"\s?(?:(?i:{_TEXT}\{{\s*(?![a-z /]*\b{_NO_UNIT}\b)[a-z]+(?:[ /][a-z]+){{0,3}}\.?\s*\}})"
     rf"|(?<![A-Za-z])(?:{_KNOWN}))$"
 )
+
+
+# Units that are not each other, by each of their names.
+_UNITS = {
+    name: names[0]
+    for names in (
+        ("mm", "millimeter", "millimetre"), ("cm", "centimeter", "centimetre"),
+        ("dm", "decimeter", "decimetre"), ("m", "meter", "metre"),
+        ("km", "kilometer", "kilometre"), ("in", "inch", "inche"), ("ft", "foot", "feet"),
+        ("yd", "yard"), ("mi", "mile"), ("g", "gram"), ("mg", "milligram"), ("kg", "kilogram"),
+        ("oz", "ounce"), ("lb", "pound"), ("s", "sec", "second"), ("min", "minute"),
+        ("h", "hr", "hour"), ("day",), ("week",), ("year",), ("dollar",), ("cent",),
+    )
+    for name in names
+}  # fmt: skip
+_PLURAL = {f"{name}s": unit for name, unit in _UNITS.items() if len(name) > 2}
+
+
+def known_unit(span: str) -> str:
+    """The unit behind a number, "" where there is none, or none that is known: cm for 5 cm."""
+    match = re.fullmatch(rf"-?\$?[0-9.,/ ]*[0-9]\s?(?:{_TEXT}\{{\s*)?([A-Za-z]+)\.?\s*\}}?", span)
+    word = match[1].casefold() if match else ""
+    return _UNITS.get(word) or _PLURAL.get(word, "")
 
 
 def bare(span: str) -> str:
@@ -59,15 +85,18 @@ _FRACTION = re.compile(
     r"\\[dtc]?frac\s?(?:\{\s?(-?[0-9.,]+)\s?\}\s?\{\s?([0-9.,]+)\s?\}|([0-9])\s?([0-9]))"
 )
 _EMPHASIS = re.compile(r"(?<![\w)\]}\\])_{1,3}(?=[-+]?\$?\.?[0-9])")  # markdown's _12_
-_DASHES = str.maketrans("\u2013\u2212", "--")
+_DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"))
+# "= - 5" is a sign with a blank; "7 - 5" is a difference, and "- 5" in a line of its own an item.
+_APART = re.compile(r"((?:[={$(<>\u2248]|\bis|\\approx)[ \u00a0]?-)[ \u00a0]+(?=[$.]?[0-9])")
 
 
 def plain(text: str) -> str:
     r"""Numbers as plain text has them: 1/2 for \frac{1}{2}, 1,000 for 1{,}000, cm for cm^2."""
     text = text.translate(_DASHES).replace(r"\!", "").replace(r"\$", "$")
+    text = re.sub(r"\\(?:left|right)(?![a-zA-Z])", "", text)
     text = re.sub(r"\\[,;: ]|(?<=[0-9])~(?=[0-9])", " ", _COMMA.sub(",", text))
     text = _SQUARED.sub(r"\1", _EMPHASIS.sub("", text))
-    text = _FRACTION.sub(_divided, text)
+    text = _APART.sub(r"\1", _FRACTION.sub(_divided, text))
     return re.sub(r"(\\[a-zA-Z]+)(?=[0-9])", r"\1 ", text)  # \approx5 is no word
 
 
@@ -81,17 +110,33 @@ _LOOK_BACK = 256  # characters
 _COMMAND = re.compile(
     r"(?:[\^_}\]]|\\(?!(?:boxed|fbox|mbox|hbox|text|math|emph|underline|bf|bm))[a-zA-Z]+\s?[0-9]?)\s?$"
 )
-_OPERATOR = re.compile(r"(?:[\^\u221a]|\\[dtc]?frac|\\sqrt|[0-9)]\*\*)\s?$")
+_OPERATOR = re.compile(
+    r"(?:[\^\u221a]|\\[dtc]?frac|\\sqrt(?:\s?\[[^\]]*\])?|[0-9)]\*\*"
+    r"|\\(?:log|ln|lg|exp|sin|cos|tan|cot|sec|csc)|\b(?:log|ln|sqrt|sin|cos|tan)"
+    r"|_(?:\{[^{}]*\}|[0-9a-z])|[\w)}]\s?/)\s?$"
+)
+# f(5), 2^(3), 1/(4), -(5): what is in the bracket is not the number that the text ends with
+_CALL = re.compile(r"(?:[A-Za-z0-9\^/\u221a\])}]|[\w)]\*\*|(?<![\w)\]}])-)$")
 
 
 def is_argument(text: str, at: int) -> bool:
-    r"""Whether what begins there is part of a power, root, fraction or subscript: ^{3}, \sqrt3."""
-    if _OPERATOR.search(text[max(at - 16, 0) : at]):
+    r"""Whether what begins there is part of a power, root, fraction or subscript: ^{3}, \sqrt3.
+
+    So is what a function or a product has in brackets: log(100), 3(5), 1/(x+4).
+    """
+    if _OPERATOR.search(text[max(at - 24, 0) : at]):
         return True
-    depth = 0
+    depth = bracket = 0
     for i in range(at - 1, max(at - _LOOK_BACK, 0) - 1, -1):
         if text[i] == "\n":
             break
+        if text[i] in "()":
+            bracket += 1 if text[i] == ")" else -1
+            if bracket < 0:
+                if _CALL.search(text[max(i - 3, 0) : i]):
+                    return True
+                bracket = 0
+            continue
         if text[i] not in "{}" or text[i - 1 : i] == "\\":
             continue
         depth += 1 if text[i] == "}" else -1

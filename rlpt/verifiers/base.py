@@ -61,6 +61,11 @@ class Traits:
     on_request: asked only where `Prompt.verifier` names it, as a tool that a rollout calls is.
     couples_rows: the verdict of a row depends on the others of its call where that is all rows
       (batch=0): a call that fails is not tried row by row, and one process judges all rows.
+    reads: reads(text, **those of its settings that it takes) is the answer that a completion gives,
+      in one form, None: none, for votes such as maj@k.  True: as `answer.canonical` reads what
+      stands where `extract` says.  False: nothing that votes could be counted by, as of a program.
+    asks: unparsable says that somebody else, who was asked, gave no verdict; not that the
+      completion has no answer.
     """
 
     pure: bool = False
@@ -70,6 +75,8 @@ class Traits:
     gold: collections.abc.Callable[..., tp.Any] | None = None
     on_request: bool = False
     couples_rows: bool = False
+    reads: collections.abc.Callable[..., str | None] | bool = True
+    asks: bool = False
 
 
 def traits(**noted: tp.Any) -> collections.abc.Callable[[F], F]:

@@ -13,7 +13,17 @@ def _gold(prompt: tasks_base.Prompt, *, letters: str = "ABCD", **_: tp.Any) -> N
     _reference(prompt.answer, letters)
 
 
-@base.traits(pure=True, gold=_gold)
+def _reads(
+    text: str, *, extract: str = "last", tag: str = "answer", letters: str = "ABCD"
+) -> str | None:
+    """The letter that a completion chooses."""
+    if extract == "last":
+        return _last(_unwrapped(text), f"[{re.escape(letters)}]")
+    span = base.extract(text, extract, tag)
+    return _only(_unwrapped(span or "").strip(), f"[{re.escape(letters)}]")
+
+
+@base.traits(pure=True, gold=_gold, reads=_reads)
 def choice(
     trajectory: base.Trajectory,
     prompt: tasks_base.Prompt,
@@ -36,18 +46,15 @@ def choice(
     Raises: ValueError for a reference that is no option, or a bad setting.
     """
     wanted = _reference(prompt.answer, letters)
-    if extract == "last":
-        letter = _last(_unwrapped(trajectory.text), f"[{re.escape(letters)}]")
-    else:
-        span = base.extract(trajectory.text, extract, tag)
-        letter = _only(_unwrapped(span or "").strip(), f"[{re.escape(letters)}]")
+    letter = _reads(trajectory.text, extract=extract, tag=tag, letters=letters)
     if letter is None:
         return base.unparsable(f"no letter of {letters} ({extract})")
     return base.judged(letter == wanted, f"got {letter}, expected {wanted}")
 
 
 _WRAPPER = re.compile(r"\\(boxed|fbox|text[a-z]*|math[a-z]+|mbox)\s?\{([^{}]*)\}")
-_NOT = re.compile(r"(?i)(?:\bnot|n[\u2019']t|\bcannot|\bnever)(?:\s+be)?\s+[*_(]*$")
+_NOT = re.compile(r"(?i)(?:\bnot|n[\u2019']t|\bcannot|\bnever|\bneither|\bnor)(?:\s+be)?\s+[*_(]*$")
+_JOINED = re.compile(r"(?i)[*)\s]*(?:,?\s*\b(?:or|and)\b|[,;/&+])[*(\s]*")  # A, B; (A) and (B)
 
 
 def _unwrapped(text: str) -> str:
@@ -62,7 +69,9 @@ def _last(text: str, one: str) -> str | None:
     said = list(
         re.finditer(
             rf"(?i:answer)(?:\s+(?i:is)\b\s*:?|\**\s*:)\s*[*(_]*\s?(?P<letter>{one})(?![\w'])"
-            rf"(?P<more>[*)]*\s*(?:\b(?i:or)\b|/)\s*[*(]*{one}(?!\w))?",
+            # "A, B" and "A and B" name two; "A, B is too small" and "A and B is not" one
+            rf"(?P<more>[*)]*\s*(?:\b(?i:or)\b|[/&+]|[,;](?:\s*(?i:or|and)\b)?|\b(?i:and)\b)"
+            rf"\s*[*(]*{one}(?![\w'])(?!\)?\**\s+(?:is|was|has|does|can|would|will|seems)\b))?",
             text,
         )
     )
@@ -76,8 +85,14 @@ def _last(text: str, one: str) -> str | None:
         for m in re.finditer(bare, text)
         if not _NOT.search(text[max(m.start() - 32, 0) : m.start()])
     ]
+    letters = [m["a"] or m["b"] or m["c"] for m in found]
+    if len(found) > 1 and letters[-2] != letters[-1]:
+        ends = [m.span(str(m.lastgroup)) for m in found[-2:]]
+        between = text[ends[0][1] : ends[1][0]]
+        if _JOINED.fullmatch(between):
+            return None
     if found:
-        return found[-1]["a"] or found[-1]["b"] or found[-1]["c"]
+        return letters[-1]
     lines = re.findall(rf"(?m)^[ *]*({one})\)", text)
     return lines[0] if len(lines) == 1 else None
 

@@ -71,7 +71,7 @@ def _gold(prompt: tasks_base.Prompt, **settings: tp.Any) -> None:
                 raise ValueError(f"its own solution fails: {verdict.detail}")
 
 
-@base.traits(pure=True, gold=_gold)
+@base.traits(pure=True, gold=_gold, reads=False)
 def code(
     trajectory: base.Trajectory,
     prompt: tasks_base.Prompt,

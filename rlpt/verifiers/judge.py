@@ -100,7 +100,7 @@ def _gold(
         raise ValueError(f"meta[{rubric!r}]: got {prompt.meta.get(rubric)!r:.80}, expected a text")
 
 
-@base.traits(pure=True, batch=0, gold=_gold)
+@base.traits(pure=True, batch=0, gold=_gold, asks=True)
 def judge(
     trajectories: collections.abc.Sequence[base.Trajectory],
     prompts: collections.abc.Sequence[tasks_base.Prompt],

@@ -73,7 +73,8 @@ def math(
     detail = f"got {span!r:.80}, expected {reference!r:.80}"
     if span == reference:
         return base.judged(True, detail)
-    if _differ(span, reference):
+    units = {_latex.known_unit(x) for x in (span, reference)} - {""}
+    if _differ(span, reference) or len(units) > 1:
         return base.judged(False, detail)
     if is_word(reference):
         return base.judged(span.casefold() == reference.casefold(), detail)
@@ -85,10 +86,18 @@ def math(
         return base.judged(equal, detail)
     if refusal := _refusal(span):
         return base.unparsable(refusal)
-    parsed = _parse(span)
-    if _undefined(parsed):
-        return base.unparsable(f"cannot read {span!r:.80}")
-    return base.judged(_equal(_parse(reference), parsed), detail)
+    gold = _parse(reference)
+    try:
+        parsed = _parse(span)
+        if _undefined(parsed):
+            return base.unparsable(f"cannot read {span!r:.80}")
+        if _is_equation(reference, gold) and not _is_relation(parsed):
+            return base.judged(False, detail)  # 0 for x + y + z = 0, of which it is the right side
+        return base.judged(_equal(gold, parsed), detail)
+    except MemoryError:
+        raise
+    except Exception as e:  # SymPy's, over what the completion says: it is no crash of ours
+        return base.unparsable(f"cannot compare {span!r:.80}: {type(e).__name__}")
 
 
 def _reference(answer: tp.Any) -> str:
@@ -115,12 +124,14 @@ def _answer(answer: str | int | float) -> str:
 _BASE = re.compile(r"(?<![\w^])[0-9]+_\W*(?:(?:text|mathrm)\W+)?(\w+)")  # 413_5, 413_{\text{five}}
 _PAIR = re.compile(r"\([^()]*,[^()]*\)")
 _SET = re.compile(r"\\\{[^()]*\\\}")
+_ELEMENT = re.compile(r"[A-Za-z]\s?\\in\s?")  # x \in (1,2)
 
 
 def _differ(a: str, b: str) -> bool:
     """Whether numerals have other bases, or one is an ordered pair, one a set; read as equal."""
     if sorted(_BASE.findall(a)) != sorted(_BASE.findall(b)):
         return True
+    a, b = (_ELEMENT.sub("", x, count=1) for x in (a, b))
     return any(_PAIR.fullmatch(x) and _SET.fullmatch(y) for x, y in ((a, b), (b, a)))
 
 
@@ -245,6 +256,27 @@ def _equal(gold: tp.Any, target: tp.Any) -> bool:
     return turned and math_verify.verify(target, gold, timeout_seconds=None)
 
 
+def _is_relation(value: tp.Any) -> bool:
+    import sympy
+
+    return isinstance(value, sympy.Eq | sympy.And)
+
+
+def _is_equation(span: str, value: tp.Any) -> bool:
+    r"""Whether it says more than what a name stands for, as x = 5 or AB = 5 do."""
+    import sympy
+    from sympy.core.function import AppliedUndef
+
+    if not isinstance(value, sympy.Eq):
+        return False
+    left = value.lhs
+    letters = re.sub(r"\\[a-zA-Z]+|[^a-zA-Z+*/^-]", "", span.partition("=")[0])
+    segment = letters.isalpha() and letters.isupper()
+    return bool(left.free_symbols) and not (
+        segment or isinstance(left, (sympy.Symbol, AppliedUndef))
+    )
+
+
 def _pairs(gold: tp.Any, target: tp.Any) -> list[tuple[tp.Any, tp.Any]]:
     """Values that are the same if two answers are, as far as that can be said."""
     import sympy
@@ -253,7 +285,7 @@ def _pairs(gold: tp.Any, target: tp.Any) -> list[tuple[tp.Any, tp.Any]]:
         return []
     try:
         ours, theirs = _parts(gold), _parts(target)
-    except TypeError:  # elements without an order, such as oo - oo
+    except (TypeError, AttributeError):  # elements without an order, such as oo - oo
         return []
     return list(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else []
 
@@ -283,8 +315,17 @@ def _parts(value: tp.Any) -> list[tp.Any]:
         return list(value.flat())
     if isinstance(value, sympy.FiniteSet | sympy.Tuple):
         parts = [part.rhs if isinstance(part, sympy.Eq) else part for part in value.args]
-        return sorted(parts, key=lambda part: sympy.default_sort_key(sympy.N(part)))
+        return sorted(parts, key=_order)
     return [value]
+
+
+def _order(part: tp.Any) -> tp.Any:
+    """By the numbers: sqrt(2) and 1.414... have one place. Raises: TypeError, AttributeError."""
+    import sympy
+
+    if isinstance(part, sympy.Tuple):  # an ordered pair, which has no value of its own
+        return sympy.default_sort_key(sympy.Tuple(*map(sympy.N, part.args)))
+    return sympy.default_sort_key(sympy.N(part))
 
 
 def _close(gold: tp.Any, target: tp.Any) -> bool:

@@ -19,10 +19,12 @@ _PLAIN = rf"(?:{_BY_BLANKS}|[0-9]{{1,3}}(?:,[0-9]{{3}})+|[0-9]+)(?:\.[0-9]+)?|(?
 _RAISED = "\u00b2\u00b3\u00b9\u2070-\u2079"
 _VULGAR = "\u00bc-\u00be\u2150-\u215e"
 _END = (
-    r"(?![0-9]|[.,][0-9]|[eE][-+]?[0-9]|\s?/\s?[0-9.]|_[0-9{]"
+    r"(?![0-9]|[.,:'\u2019][0-9]|[eE][-+]?[0-9]|x[0-9A-Fa-f]|\s?/\s?[-0-9.(\\]|_[0-9{]"
+    r"|\s?(?:\\(?:pi|sqrt|[dtc]?frac)(?![a-zA-Z])|[\u03c0\u221a])|\s?pi\b"
+    r"|[biknxyzBKM]\b|\s?(?:hundred|thousand|[mbtr]+illion|dozen)"
     rf"|[{_RAISED}{_VULGAR}]|\s?\^(?!\{{?\s?(?:\\circ|\\text|st|nd|rd|th)))"
 )
-_START = r"(?<!\w)(?<![0-9][.,/])"
+_START = r"(?<!\w)(?<![0-9][.,/:'\u2019])(?<![0-9][eE][-+])"
 # In "7-5" the minus is an operator, in "= -5" a sign.
 _SIGN = r"(?:(?<![\w)\]}])[-+\u2212\u2013])?"
 _MIXED = rf"(?:(?P<whole>[0-9]{{1,3}}(?:,[0-9]{{3}}){{0,5}}|[0-9]{{1,18}}){_BLANK}(?=[0-9]+\s?/))?"
@@ -32,9 +34,12 @@ _NUMBER = re.compile(
 )
 
 
-_MORE = re.compile(rf"(?<![\w.,/])[0-9]|[{_VULGAR}]", re.ASCII)  # one begins that cannot be read
+_MORE = re.compile(rf"(?<![\w.,/])\d|[{_VULGAR}]")  # one begins that cannot be read
 # Digits in front of the digits: groups of thousands, but not as they are written (1 000 00).
 _TORN = re.compile(rf"[0-9]{_BLANK}(?:[0-9]{{3}}{_BLANK}|(?P<group>))$", re.ASCII)
+
+
+_TEXT = re.compile(r"\\text\s*\{\s*([0-9][0-9.,/]*)((?:\s[A-Za-z]+)+)\s*\}$")  # \text{12 cm}
 
 
 def to_fraction(text: str) -> fractions.Fraction | None:
@@ -48,7 +53,8 @@ def of_span(span: str) -> fractions.Fraction | None:
 
     As `to_fraction`, and $12$, x = 12, 1{,}234, \frac{3}{4}, \text{12}, 12\text{ apples}.
     """
-    return to_fraction(_latex.plain(_latex.bare(_latex.clean(span))))
+    span = _TEXT.sub(r"\1\\text{\2}", span.strip())
+    return to_fraction(_latex.plain(_latex.bare(_latex.clean(span))).replace("- ", "-", 1))
 
 
 def last_number(text: str) -> fractions.Fraction | None:
@@ -102,7 +108,17 @@ def _gold(prompt: tasks_base.Prompt, **_: tp.Any) -> None:
     _reference(prompt.answer)
 
 
-@base.traits(pure=True, gold=_gold)
+def _reads(text: str, *, extract: str = "last", tag: str = "answer") -> str | None:
+    """The number that a completion gives, as an exact fraction."""
+    if extract == "last":
+        value = last_number(text)
+    else:
+        span = base.extract(text, extract, tag)
+        value = None if span is None else of_span(span)
+    return None if value is None else str(value)
+
+
+@base.traits(pure=True, gold=_gold, reads=_reads)
 def number(
     trajectory: base.Trajectory,
     prompt: tasks_base.Prompt,

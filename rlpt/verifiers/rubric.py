@@ -166,7 +166,7 @@ def _gold(
         raise ValueError("rubric: a criterion without a program needs a judge: set base_url")
 
 
-@base.traits(pure=True, batch=0, gold=_gold)
+@base.traits(pure=True, batch=0, gold=_gold, asks=True)
 def explicit(
     trajectories: collections.abc.Sequence[base.Trajectory],
     prompts: collections.abc.Sequence[tasks_base.Prompt],
@@ -234,7 +234,7 @@ def explicit(
     ]
 
 
-@base.traits(pure=True, batch=0, gold=_gold)
+@base.traits(pure=True, batch=0, gold=_gold, asks=True)
 def implicit(
     trajectories: collections.abc.Sequence[base.Trajectory],
     prompts: collections.abc.Sequence[tasks_base.Prompt],
@@ -274,7 +274,7 @@ def implicit(
     return judge_lib.judge(trajectories, questions, **settings)
 
 
-@base.traits(pure=True, batch=0)
+@base.traits(pure=True, batch=0, asks=True)
 def pairwise(
     trajectories: collections.abc.Sequence[base.Trajectory],
     prompts: collections.abc.Sequence[tasks_base.Prompt],
