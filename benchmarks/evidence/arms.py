@@ -14,7 +14,7 @@ MORE = (3, 4)  # two seeds more, for the claims of which docs/evidence.md says t
 FAST = dict(
     model__matmul_precision="bfloat16", learner__micro_blocks=0, checkpoint__every=1000
 )  # fmt: skip
-OWED: tuple[str, ...] = ("noise_form",)  # their names, as in queue.CLAIMS
+OWED: tuple[str, ...] = ("noise_form", "noise_uniform")  # their names, as in queue.CLAIMS
 
 
 def seeds(claim: str) -> tuple[int, ...]:

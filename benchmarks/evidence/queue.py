@@ -99,9 +99,19 @@ def outcome(workdir: pathlib.Path) -> Json:
 
 
 def head() -> str:
-    """The commit of this checkout, "-dirty" where files differ; "" in a copy without history."""
-    say = ("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
-    return subprocess.run(say, capture_output=True, text=True, check=False).stdout.strip()
+    """The commit of this checkout, "-dirty" where files differ; "" in a copy without history.
+
+    Results and the pages made of them, which runs write, are no difference.
+    """
+
+    def git(*command: str) -> str:
+        say = ("git", "-C", str(ROOT), *command)
+        return subprocess.run(say, capture_output=True, text=True, check=False).stdout.strip()
+
+    commit = git("describe", "--always", "--exclude=*")
+    made = (":!benchmarks/results", ":!docs/evidence", ":!docs/evidence.md")
+    changed = git("status", "--porcelain", "--", ".", *made)
+    return f"{commit}-dirty" if commit and changed else commit
 
 
 def commit_of(workdir: pathlib.Path) -> dict[str, str]:
