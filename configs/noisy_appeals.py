@@ -11,7 +11,7 @@ answer, and misses those that go on. The second verifier takes the last number o
 its weight is 0, so it is not in the reward, and fn_rate in the log is what it finds, from
 counts over batches, where the paper averages the rates of batches (of 1024 rows; of 64 rows that
 mean is too small).
-Accuracy in the evaluation asks for both verdicts, which is the rule's.
+Accuracy in the evaluation is the rule's: a verifier of weight 0 does not count.
 """
 
 import pathlib

@@ -6,8 +6,9 @@
 #
 # --restarts  how often a run that was killed (out of memory, a crash of the driver) is started
 #             again, which resumes it (default: 0); an error that says what to do is no such case
-# RLPT_EXTRAS  what is installed besides the core: cuda, tpu (default: cuda where nvidia-smi finds
-#              a GPU), and quickstart, what the embedded model and the generated tasks need
+# RLPT_EXTRAS  what is installed besides the core, in place of the default, which is quickstart (what
+#              the embedded model and the generated tasks need) and, where nvidia-smi finds a GPU,
+#              cuda: such as quickstart,tpu
 # RLPT_PYTHON, RLPT_VENV: see launch/common.sh
 set -euo pipefail
 # shellcheck source=launch/common.sh

@@ -74,7 +74,8 @@ print(f"logits of a chunk, forward and backward: {2 * gigabytes(LOGITS):.2f} GB"
 
 # %% [markdown]
 # LoRA leaves room for everything else, and with it the reference model is the base, at no cost. A
-# T4 computes float16 in hardware and bfloat16 not; a v5e the other way round.
+# T4 computes float16 in hardware and bfloat16 not; a v5e the other way round. float16 is for
+# sampling only: gradients underflow in it, so that on a T4 the update computes in float32.
 
 # %% [markdown]
 # ## Model and data
@@ -113,12 +114,12 @@ on_tpu = jax.devices()[0].platform == "tpu"
 c = rlpt.config.default()
 c.steps = 200
 c.model.source = model
-c.model.dtype = "bfloat16" if on_tpu or SMOKE else "float16"
+c.model.dtype = "bfloat16" if on_tpu or SMOKE else "float32"
 c.model.remat = "full"
 c.model.logits_chunk = LOGITS
 c.model.lora.rank = RANK
 c.model.lora.alpha = 2.0 * RANK
-c.sampling.dtype = c.model.dtype
+c.sampling.dtype = "bfloat16" if on_tpu or SMOKE else "float16"
 c.tasks = tasks
 c.verifiers = (dict(fn="number.number", name="number", extract="boxed"),)
 c.rollout.prompts, c.rollout.group = 4, 8

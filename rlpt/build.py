@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:
 
 
 def make_learner(config: tp.Any, model: ModelConfig, mesh: tp.Any = None) -> learner_lib.Learner:
-    """The policy's learner as the config describes it. mesh: of `make_mesh`."""
+    """The policy's learner as the config describes it. mesh: of `blocks.make_mesh`."""
     rank = config.model.lora.rank
     return learner_lib.Learner(
         **_shared(config, model, mesh, config.learner, {}),
@@ -88,7 +88,7 @@ def model_config(config: tp.Any, model: ModelConfig) -> ModelConfig:
 def make_learners(
     config: tp.Any, model: ModelConfig, mesh: tp.Any = None
 ) -> dict[str, learner_lib.Learner]:
-    """The policy's learner and those of config.learners, by name. mesh: of `make_mesh`.
+    """The policy's learner and those of config.learners, by name. mesh: of `blocks.make_mesh`.
 
     Raises: ConfigError for entries that cannot work.
     """

@@ -28,8 +28,10 @@ USAGE = """usage: rlpt COMMAND [flags]
             [--max_tokens 64] [--seed 0] [--top_k 0] [--top_p 1.0] [--min_p 0.0] [--stop TEXT]
   evaluate  --model SOURCE [--config FILE.py[:ARG]] [--out FILE.json] [--base FILE.json]
             [--best_of VERIFIER] [--cot VERIFIER] [--plain] [--cache DIR] [--model_name NAME]
+            [--api_key_env OPENAI_API_KEY]
             held-out accuracy of a model on the tasks of a config, prompt by prompt: the same
-            command goes on where it was interrupted; --base compares with an earlier result
+            command goes on where it was interrupted; --base compares with an earlier result;
+            of a server, SOURCE is its URL and --model_name what it calls the model
   evaluate  compare NEW.json BASE.json [--out FILE.json]
             compares two results prompt by prompt
   sweep     FILE.py[:ARG] [--workers 1] [--out DIR] [--dry-run] [--table] [--index I]

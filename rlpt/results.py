@@ -92,8 +92,9 @@ def summary(rows: collections.abc.Sequence[Row]) -> dict[str, tp.Any]:
     if lengths:
         result["length"] = float(np.mean(lengths))
     result["truncated"] = float(np.mean([t for r in rows for t in r["truncated"]]))
-    if missing := sum(r.get("missing", 0) for r in rows):
-        result["missing"] = missing / sum(r.get("samples", 0) + ("greedy" in r) for r in rows)
+    for name in ("missing", "unheard"):
+        if lost := sum(r.get(name, 0) for r in rows):
+            result[name] = lost / sum(r.get("samples", 0) + ("greedy" in r) for r in rows)
     result["outcomes"] = dict(
         collections.Counter(
             f"{name}/{outcome}"
@@ -143,6 +144,11 @@ def table(result: dict[str, tp.Any]) -> str:
         lines.append(
             f"{'missing':>12}  {result['missing']:.4f}  of the completions have no verdict and "
             "count as wrong; the same command judges their prompts again"
+        )
+    if "unheard" in result:
+        lines.append(
+            f"{'unheard':>12}  {result['unheard']:.4f}  of the completions lack the verdict of a "
+            "verifier that does not decide; the same command judges their prompts again"
         )
     if rows := result.get("calibration", {}).get("rows"):
         c = result["calibration"]

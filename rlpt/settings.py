@@ -57,7 +57,10 @@ def default() -> tp.Any:
     # is only measured. An entry of verifiers may have a `missing` of its own, with what differs.
     c.missing = dict(unparsable="0", timeout="mask", crash="mask", invalid="mask")
     c.max_silent = 20  # stop after so many batches in a row in which no row counted
+    # seconds: deadline of a call of a verifier, batch_deadline of all verdicts of a batch
     c.pool = dict(workers=2, deadline=5.0, batch_deadline=60.0)
+    # A block is a prompt with `group` completions; group_blocks: blocks of a prompt, for groups
+    # that are wider than a block, or of several contexts, as under a hint.
     # overlap: 1: the next batch is sampled while this one is judged; its rows are then of weights
     # one update old, and the ratio is against these.
     c.rollout = dict(fn="sample.on_policy", prompts=8, group=8, group_blocks=1, overlap=0)
@@ -81,18 +84,18 @@ def default() -> tp.Any:
     c.loss = (dict(surrogate="surrogates.ppo_clip"),)
     c.learner = dict(
         epochs=1,
-        minibatches=1,
-        micro_blocks=0,
+        minibatches=1,  # optimizer steps an epoch
+        micro_blocks=0,  # blocks computed at once, without influence; 0: all of a minibatch
         old_logp="auto",  # auto, recompute, sampler
-        skip_zero_advantage=True,
+        skip_zero_advantage=True,  # blocks whose advantages are all 0 are not computed
         start=0,  # the first step that updates the policy; later than 0: critics get ahead
         reference_steps=(),  # steps at whose start the reference becomes a copy of the policy
     )
     c.learners = ml_collections.ConfigDict()  # name -> what differs from `LEARNER`
     c.optim = dict(
-        name="adamw",
+        name="adamw",  # or lion, sgd, adafactor
         lr=1e-6,
-        schedule="constant",
+        schedule="constant",  # or linear, cosine: behind the warmup, to end_lr_fraction of lr
         warmup_steps=0,
         end_lr_fraction=0.0,
         b1=ml_collections.config_dict.placeholder(float),  # None: optax's default
@@ -102,16 +105,21 @@ def default() -> tp.Any:
         moments="float32",  # or bfloat16 or factored: 8, 4 or 2 bytes a parameter with adamw
         weight_decay=0.0,
         decay_rules=(),  # ((regex, multiplier), ...); (): none for norms, biases, 1-D leaves
-        max_grad_norm=1.0,
+        max_grad_norm=1.0,  # 0: gradients are not clipped
         max_skipped=5,  # stop after so many batches in a row without an update that was finite
     )
     # Devices (-1: what is left): data and fsdp cut the blocks of a batch, fsdp and model the
     # weights. rollout: the weights that the sampler reads: as_trained, gathered (whole over fsdp,
     # cut over model) or replicated.
     c.mesh = dict(data=-1, fsdp=1, model=1, rollout="as_trained")
+    # Evaluations are before and after the run, and every so many steps. prompts: held-out prompts
+    # of each task, 0: all; samples: completions of each, beside a greedy one; blocks: prompts at
+    # once, 0: rollout.prompts.
     c.eval = dict(every=0, prompts=0, samples=8, temperature=1.0, blocks=0)
+    # keep: the last checkpoints, keep_best: those with the best number of an evaluation (best)
     # allow: names of the identity (config, model, tokenizer, versions, code) that may have changed
     c.checkpoint = dict(every=50, keep=3, keep_best=1, best="eval/pass@1", allow=())
+    # rollouts_every: steps between those that rollouts.jsonl has, 0: none
     # profile: steps that are traced into profile/, from the third on; the stages are then summed up
     # columns: what rollouts.jsonl and the report have of a row beside the usual, such as "ref_logp"
     c.log = dict(

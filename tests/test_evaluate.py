@@ -695,7 +695,8 @@ def test_what_a_judge_did_not_say_is_asked_again(tmp_path, capsys):
         cache = tmp_path / f"cache{weight}"
         down.touch()
         first = evaluate.evaluate_source(config, "toy", cache=cache, best_of="j")
-        assert first.get("missing") == missing
+        assert first.get("missing") == missing and first.get("unheard") == (1.0 - weight or None)
+        assert "judges their prompts again" in results.table(first)
         down.unlink()
         capsys.readouterr()
         again = evaluate.evaluate_source(config, "toy", cache=cache, best_of="j")
