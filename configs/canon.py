@@ -3,12 +3,12 @@
   rlpt train --config configs/canon.py --workdir runs/canon
   rlpt train --config configs/canon.py:runlocal --workdir /tmp/canon
 
-"Conditional Advantage Estimation for Reinforcement Learning in Large Reasoning Models"
-(CANON), arXiv 2509.23962. There: groups sorted by mean token entropy or by length, alpha 1
-and mu 1 (only the comparison between halves), 512 prompts x 16 completions, clip 0.2/0.28,
-no KL, no std, token sums divided by the largest length. Here: entropy. For length, in the
-authors' form, set reads=dict(metric=...) to a column of lengths and discounted="high". The
-job here is that of configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
+"Conditional Advantage Estimation for Reinforcement Learning in Large Reasoning Models" (CANON),
+arXiv 2509.23962. There: groups sorted by mean token entropy or by length, alpha 1 and mu 1 (only
+the comparison between halves), 512 prompts x 16 completions, clip 0.2/0.28, no KL, no std, token
+sums divided by the largest length. Here: entropy. For length, in the authors' form, set
+discounted="high" and reads=dict(metric=...) to a column of lengths, which a scorer of your own
+writes. The job here is that of configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
 """
 
 import rlpt.config

@@ -50,7 +50,13 @@ def get_config(arg: str | None = None):
     c.sampling.completion_buckets = (256, 512)
     c.sampling.dtype = "bfloat16"
     c.advantage = (dict(fn="group.grpo", ddof=1, eps=1e-6),)
-    c.loss = (dict(surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2)),)
+    # The rollout samples in bfloat16: truncated importance weights correct the mismatch.
+    c.loss = (
+        dict(
+            surrogate=dict(fn="surrogates.ppo_clip", low=0.2, high=0.2),
+            corrections=(dict(fn="corrections.token_tis", cap=2.0),),
+        ),
+    )
     c.learner.micro_blocks = 2
     c.optim.lr = 1e-6
     c.eval.every, c.eval.prompts = 25, 90

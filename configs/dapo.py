@@ -39,6 +39,6 @@ def get_config(arg: str | None = None):
     )
     c.optim.weight_decay = 0.1
     c.optim.warmup_steps = 2
-    c.learner.micro_blocks = 2
+    c.learner.minibatches, c.learner.micro_blocks = 4, 2  # in the first the ratio is 1
     c.optim.lr = 1e-5
     return rlpt.config.runlocal(c) if arg == "runlocal" else c

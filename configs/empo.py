@@ -10,7 +10,9 @@ values were not confirmed and are left open here. Differs in: answers are the sa
 form is, which fits numbers and short answers, not free text.
 
 No verdict is in the reward. That of `number` is in `rewards`, and so in the log and the evaluation.
-The job here is that of configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
+From SmolLM2's start this hardly works at temperature 1 and 12 tokens; docs/evidence.md (ttrl_cool,
+ttrl_room) has what does. The job here is that of configs/quickstart.py: SmolLM2 and one-digit sums
+on a laptop.
 """
 
 import rlpt.config

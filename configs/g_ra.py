@@ -3,10 +3,10 @@
   rlpt train --config configs/g_ra.py --workdir runs/g_ra
   rlpt train --config configs/g_ra.py:runlocal --workdir /tmp/g_ra
 
-"Stabilizing Long-Term Multi-Turn Reinforcement Learning with Gated Rewards", arXiv
-2508.10548. There: step rewards of a software agent behind the outcome; completion on
-SWE-bench Verified 47.6 to 93.8. Here: the form of the reply counts only where the number is
-right, so that form alone earns nothing. The job here is that of configs/quickstart.py:
+"Stabilizing Long-Term Multi-Turn Reinforcement Learning with Gated Rewards", arXiv 2508.10548.
+There: step rewards of a software agent behind the outcome; completion on SWE-bench Verified 47.6 to
+93.8. Here: the form of the reply counts only where the number is right, so that form alone earns
+nothing. Accuracy in the evaluation asks for both. The job here is that of configs/quickstart.py:
 SmolLM2 and one-digit sums on a laptop.
 """
 

@@ -3,10 +3,10 @@
   rlpt train --config configs/gdpo.py --workdir runs/gdpo
   rlpt train --config configs/gdpo.py:runlocal --workdir /tmp/gdpo
 
-Liu et al., "GDPO: Group reward-Decoupled Normalization Policy Optimization", arXiv
-2601.05242. Summed first, different pairs of rewards can end as one advantage. Here: the
-right number, and a reply that is nothing but a number. The job here is that of
-configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
+Liu et al., "GDPO: Group reward-Decoupled Normalization Policy Optimization", arXiv 2601.05242.
+Summed first, different pairs of rewards can end as one advantage. Here: the right number, and a
+reply that is nothing but a number. Accuracy in the evaluation asks for both. The job here is that
+of configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
 """
 
 import rlpt.config

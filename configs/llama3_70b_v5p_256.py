@@ -4,10 +4,10 @@
   rlpt train --config configs/llama3_70b_v5p_256.py:model=/data/Llama-3-70B,data=/data/gsm8k \\
     --workdir /mnt/bucket/runs/llama3_70b_v5p_256
 
-Needs the model's Hugging Face directory and GSM8K's train.jsonl and test.jsonl under the data
-directory, on every host. Bytes, FLOPs and seconds a step by `rlpt plan`: docs/plans.md.
-DAPO's clip-higher and token mean (arXiv 2503.14476), Dr.GRPO's centred advantages
-(arXiv 2503.20783), no KL term.
+Needs the Hugging Face directory of the Instruct model (the base has no chat template) and GSM8K's
+train.jsonl and test.jsonl under the data directory, on every host. Bytes, FLOPs and seconds a step
+by `rlpt plan`: docs/plans.md. DAPO's clip-higher and token mean (arXiv 2503.14476), Dr.GRPO's
+centred advantages (arXiv 2503.20783), no KL term.
 """
 
 import rlpt.config

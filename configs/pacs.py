@@ -3,11 +3,11 @@
   rlpt train --config configs/pacs.py --workdir runs/pacs
   rlpt train --config configs/pacs.py:runlocal --workdir /tmp/pacs
 
-Li et al., "Implicit Actor Critic Coupling via a Supervised Learning Framework for RLVR",
-arXiv 2509.02522. There: 1024 prompts x 8 completions, beta 1, lr 1e-6, 300 steps, class
-weights by prompt. Differs from the authors' code in: the log ratio is summed over real
-tokens only. The job here is that of configs/quickstart.py: SmolLM2 and one-digit sums on a
-laptop.
+Li et al., "Implicit Actor Critic Coupling via a Supervised Learning Framework for RLVR", arXiv
+2509.02522. There: 1024 prompts x 8 completions, beta 1, lr 1e-6, 300 steps, class weights by
+prompt, 4 updates a batch: in the first the log ratio is 0. Differs from the authors' code in: the
+log ratio is summed over real tokens only. The job here is that of configs/quickstart.py: SmolLM2
+and one-digit sums on a laptop.
 """
 
 import rlpt.config
@@ -23,6 +23,6 @@ def get_config(arg: str | None = None):
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (32,), (12,)
     c.advantage = (dict(fn="group.dr_grpo"),)  # for the log: the loss does not read it
     c.loss = (dict(fn="penalties.pacs", beta=1.0, aggregate="aggregate.sequence_mean_token_mean"),)
-    c.learner.micro_blocks = 2
+    c.learner.minibatches, c.learner.micro_blocks = 4, 2
     c.optim.lr = 1e-5
     return rlpt.config.runlocal(c) if arg == "runlocal" else c

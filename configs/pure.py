@@ -10,8 +10,8 @@ verified; steps end with a blank line; Qwen2.5-Math-7B, AMC23 82.5. The process 
 trained on the 369k labelled steps of PRM800K. Here it is a second learner that starts from the
 policy's weights and learns in the run, from outcomes: every prefix predicts its row's verdict. With
 labels of steps, a column of the rollout, point reads=dict(labels=...) at it. The job: sums of three
-digits, to which SmolLM2 replies in one line or several, each a step; verify/steps/steps counts
-them.
+digits. SmolLM2 replies in one line, in which both forms would be the same, so here every word is a
+step; verify/steps/steps counts them.
 """
 
 import rlpt.config
@@ -28,7 +28,7 @@ def get_config(arg: str | None = None):
     c.verifiers = (dict(fn="number.number", name="number"),)
     c.rollout.prompts, c.rollout.group = 8, 8
     c.rollout.fn = "steps.split"
-    c.rollout.options = dict(separator="1" if small else "\n")
+    c.rollout.options = dict(separator="1" if small else " ")
     c.sampling.prompt_buckets, c.sampling.completion_buckets = (64,), (48,)
     c.sampling.temperature = 0.5
     c.learners.step_model = dict(

@@ -32,7 +32,8 @@ def get_config(arg: str | None = None):
             layout="gsm8k",
             path=f"{data}/train.jsonl",
             eval_path=f"{data}/test.jsonl",
-            system="Reason step by step, then give the final number in \\boxed{}.",
+            # Qwen3 thinks at length unless told not to, which these budgets have no room for
+            system="Reason step by step, then give the final number in \\boxed{}. /no_think",
         ),
     )
     c.verifiers = (dict(fn="number.number", name="number", extract="boxed"),)

@@ -3,12 +3,12 @@
   rlpt train --config configs/recap.py --workdir runs/recap
   rlpt train --config configs/recap.py:runlocal --workdir /tmp/recap
 
-"RECAP", arXiv 2510.21978. There: windows of 10 steps, temperature 5, losses of several
-objectives and replayed general data, against forgetting while a model learns to reason.
-Differs in: no replay, and what is tracked is 1 - mean reward, since the loss of a policy
-gradient says nothing of how well it does. Here: the right number, and a reply that is
-nothing but a number; windows of 5 batches, so that weights move within the run. The job here
-is that of configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
+"RECAP", arXiv 2510.21978. There: windows of 10 steps, temperature 5, losses of several objectives
+and replayed general data, against forgetting while a model learns to reason. Differs in: no replay,
+and what is tracked is 1 - mean reward, since the loss of a policy gradient says nothing of how well
+it does. Here: the right number, and a reply that is nothing but a number; windows of 5 batches, so
+that weights move within the run. Accuracy in the evaluation asks for both. The job here is that of
+configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
 """
 
 import rlpt.config

@@ -7,7 +7,8 @@ Yu et al., "RLPR: Extrapolating RLVR to General Domains without Verifiers", arXi
 Qwen2.5-7B, 8 completions, batch 768, lr 1e-6, clip 0.2/0.27, no KL; the mean probability of the
 answer's tokens less that without reasoning, not below 0, with 0.1 for the form; prompts whose
 rewards hardly differ do not train (beta 0.5, mean of 5 batches after 5, decay 0.99). Differs in:
-the probability without reasoning is the present policy's, not the first one's.
+the probability without reasoning is the present policy's, not the first one's; rows that the length
+limit cut off have a place for the answer (cut_off), which in the authors' code they have not.
 
 No verdict is in the reward. That of `number` is in `rewards`, and so in the log and the evaluation.
 The job here is that of configs/quickstart.py: SmolLM2 and one-digit sums on a laptop. Its replies

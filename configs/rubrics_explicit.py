@@ -11,8 +11,8 @@ stand in the data: tasks files.jsonl with meta=("rubric",), and no items here.
 
 The job here is that of configs/quickstart.py, SmolLM2 and one-digit sums on a laptop, with one
 rubric for all prompts, whose criteria are programs; url and model add one for a judge. The details
-in rollouts.jsonl have a mark a criterion (`rlpt.verifiers.rubric.shares`); the verdict of `number`
-alone is in the log and the evaluation.
+in rollouts.jsonl have a mark a criterion (`rlpt.verifiers.rubric.shares`); pass@k is of the rubric;
+the verdicts of `number` are in the log.
 """
 
 import rlpt.config

@@ -5,10 +5,10 @@
 
 Lambert et al., "TULU 3: Pushing Frontiers in Open Language Model Post-Training", arXiv 2411.15124.
 There, 8B: SFT at 5e-6 on 940k prompts; DPO per token, beta 5, at 5e-7 on 271k pairs; PPO at 3e-7
-with a KL coefficient of 0.05 and a reward of 10 for a verified answer. The reference of the last
-two is the model of the stage before. Here the last stage is GRPO without a critic, and one learning
-rate serves all. Stages of different data: name the entry of config.tasks with `task` in a stage.
-The job here is that of configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
+with a KL coefficient of 0.05 and a reward of 10 for a verified answer. The reference of DPO is the
+model of the stage before. Here the last stage is GRPO without a critic and without the KL, and one
+learning rate serves all. Stages of different data: name the entry of config.tasks with `task` in a
+stage. The job here is that of configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
 """
 
 import rlpt.config
@@ -44,7 +44,7 @@ def get_config(arg: str | None = None):
         dict(fn="preference.dpo", beta=5.0, per_token=True, aggregate=rows, coef=since(sft)),
         dict(surrogate="surrogates.ppo_clip", coef=since(sft + dpo)),
     )
-    c.learner.reference_steps = (sft, sft + dpo)
+    c.learner.reference_steps = (sft,)
     c.learner.micro_blocks = 8
     c.optim.lr = 1e-5
     return rlpt.config.runlocal(c) if small else c

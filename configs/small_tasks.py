@@ -17,7 +17,7 @@ TASKS = {
     "larger": dict(fn="arithmetic.larger"),
     "three_sums": dict(fn="arithmetic.sums", terms=3),
     "products": dict(fn="arithmetic.products"),
-    "gcd": dict(fn="reasoning_gym.dataset", task="gcd", size=400),
+    "gcd": dict(fn="reasoning_gym.dataset", task="gcd", size=400, system="Answer with a number."),
 }
 
 

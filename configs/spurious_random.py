@@ -3,9 +3,10 @@
   rlpt train --config configs/spurious_random.py --workdir runs/spurious_random
   rlpt train --config configs/spurious_random.py:runlocal --workdir /tmp/spurious_random
 
-Shao et al., "Spurious Rewards: Rethinking Training Signals in RLVR", arXiv 2506.10947. A
-control: where it improves the held-out numbers as the real reward does, the gain is not
-from the reward. verdict/number in the log stays the truth. The job here is that of
+Shao et al., "Spurious Rewards: Rethinking Training Signals in RLVR", arXiv 2506.10947. A control:
+where it improves the held-out numbers as the real reward does, the gain is not from the reward.
+verdict/number in the log stays the truth. The paper explains gains by the clipping; here, with one
+update a batch, no ratio is clipped: set learner.minibatches for that. The job here is that of
 configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
 """
 

@@ -12,8 +12,9 @@ out of the loss, reward 1 and -1 for the answer, and at most 1 to 2 calls of a P
 The brackets are those of GSM8K, arXiv 2110.14168, whose solutions are annotated for a calculator.
 Products of two two-digit numbers are beyond SmolLM2; whoever writes the call has the answer. It
 hardly ever does of itself: ":warm" shows it some calls first, by imitation. Evaluation completes
-with the tool too; `rlpt evaluate --plain` does without. With ":python" the calls are programs
-between <python> and </python>, run in the sandbox (docs/sandbox.md).
+with the tool too; `rlpt evaluate --plain` does without. In ":warm" the tool's words are imitated
+with the rest. With ":python" the calls are programs between <python> and </python>, run in the
+sandbox (docs/sandbox.md).
 """
 
 import rlpt.config
@@ -55,8 +56,10 @@ def get_config(arg: str | None = None):
         c.sampling.prompt_buckets, c.sampling.completion_buckets = (80,), (64,)
     if arg == "warm":
         c.steps = 8
-        c.rollout.fn, c.rollout.prompts, c.rollout.group = "pairs.demonstrations", 32, 1
-        c.rollout.options = dict(completion="<<{question}>> = {answer}")
+        texts = dict(completion="<<{question}>> = {answer}", prompts=32, group=1, steps=c.steps)
+        tool = dict(fn=c.rollout.fn, **c.rollout.options)  # never begun: it is evaluated so
+        c.rollout.fn = "stages.by_step"
+        c.rollout.options = dict(stages=(dict(fn="pairs.demonstrations", **texts), tool))
         c.advantage = (dict(fn="group.grpo", allow_singleton=True),)  # of rewards that are all 0
         c.loss = (dict(fn="preference.nll", aggregate="aggregate.token_mean"),)
         c.learner.micro_blocks = 8

@@ -11,8 +11,9 @@ against collapse: a label needs half of the votes, and only the prompts agreed o
 
 No verdict is in the reward. That of `number` is in `rewards`, and so in the log and the evaluation;
 beside it stand vote/share, vote/label_accuracy and vote/label_entropy: agreement that grows while
-the labels get worse, or the same for all prompts, is how this method fails. The job here is that of
-configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
+the labels get worse, or the same for all prompts, is how this method fails. From SmolLM2's start
+this hardly works at temperature 1 and 12 tokens; docs/evidence.md (ttrl_cool, ttrl_room) has what
+does. The job here is that of configs/quickstart.py: SmolLM2 and one-digit sums on a laptop.
 """
 
 import rlpt.config

@@ -385,7 +385,8 @@ class _Keep:
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
         ranked = sorted((self.scores[step], step) for step in steps if step in self.scores)
-        kept = {*steps[-self.newest :], *(step for _, step in ranked[len(ranked) - self.best :])}
+        best = ranked[max(len(ranked) - self.best, 0) :]
+        kept = {*steps[-self.newest :], *(step for _, step in best)}
         return [step in kept for step in steps]
 
 

@@ -537,3 +537,12 @@ def test_two_processes_agree_on_what_is_good(tmp_path):
         for process in processes:
             process.kill()
             process.communicate()
+
+
+@pytest.mark.parametrize("best", [0, 1, 2, 3, 4])
+def test_as_many_best_steps_are_kept_as_asked(open_at, best):
+    checkpointer = open_at(keep=1, keep_best=best, best_metric="m")
+    for step, score in enumerate([0.9, 0.8, 0.1, 0.7, 0.2]):
+        checkpointer.save(step, {"x": jnp.ones(2)}, {}, {"m": score})
+    checkpointer.wait()
+    assert checkpointer.steps() == sorted({4, *[0, 1, 3, 4][:best]})

@@ -644,6 +644,23 @@ def test_code_of_verifiers_is_part_of_the_key(tmp_path, monkeypatch):
     assert evaluate.evaluation_key(config, "m", [])["versions"]["math-verify"]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(dict(eval__samples=8), dict(eval__temperature=0.7), dict(seed=1)),
+        *(dict(sampling__top_p=0.9), dict(sampling__stop_strings=("x",))),
+        *(dict(pool__deadline=1.0), dict(model__matmul_precision="highest")),
+        *(dict(model__attention="reference"), dict(verifiers=(dict(DIGIT, weight=2.0),))),
+    ],
+)
+def test_every_setting_is_in_the_key(changes):
+    def key(config, answer="1"):
+        return evaluate.evaluation_key(config, "m", [Prompt("p", chat("?"), answer)])
+
+    assert key(toy(**changes)) != key(toy()) == key(toy(steps=9))
+    assert key(toy()) != key(toy(), "2")
+
+
 READ = [
     (
         (dict(fn="choice.choice", name="c"),),

@@ -67,16 +67,25 @@ def test_sampler_and_scorer_agree(temperature):
     assert gap[out["completion_mask"]].mean() < 1e-5 and gap.max() < 1e-4
 
 
-@pytest.mark.parametrize("law", [dict(top_k=5), dict(top_p=0.8), dict(min_p=0.1)])
+@pytest.mark.parametrize(
+    "law",
+    [
+        *(dict(top_k=5), dict(top_p=0.8), dict(min_p=0.1)),
+        *(dict(top_p=0.8, temperature=0.6), dict(min_p=0.1, temperature=1.7)),
+    ],
+)
 def test_truncated_law_is_the_law_that_was_sampled(law):
-    """exp(logp - sampler_logp) is the kept mass; restoring the law makes the ratio 1."""
-    out = sample(**law)
+    """exp(logp - sampler_logp) is the kept mass; restoring the law makes the ratio 1.
+
+    What is cut is a part of the law at its temperature, not of that at 1.
+    """
+    out, heat = sample(**law), law.get("temperature", 1.0)
     mask = out["completion_mask"]
-    ratio = np.exp(score(out)["logp"] - out["sampler_logp"])[mask]
+    ratio = np.exp(score(out, heat)["logp"] - out["sampler_logp"])[mask]
     assert ratio.mean() < 0.95  # not corrected: the mass that the law keeps
     tokens, pmask = prompts()
     hidden = scoring.predicting_hidden(CFG, params(), table(out))
-    z = np.asarray(transformer.logits(CFG, params(), hidden))
+    z = np.asarray(transformer.logits(CFG, params(), hidden)) / heat
     static, numbers = generate.make_law(**law)
     kept = np.asarray(generate.truncate(jnp.asarray(z), static, numbers))
     p = np.asarray(jax.nn.softmax(z, -1))

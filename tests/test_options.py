@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import rlpt
-from rlpt import build
+from rlpt import build, learner, learners
 from rlpt import config as config_lib
+from rlpt.models.load import load
 from rlpt.models.transformer import ModelConfig
 from tests.test_train import lines, params_of, same, toy
 
@@ -259,3 +260,65 @@ def test_summary_names_the_run(tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert {"config", "tokenizer", "model", "code"} == set(summary["identity"])
     assert summary["seconds"]["all"] >= summary["seconds"]["train_and_eval"] > 0
+
+
+def test_settings_follow_their_schedules(tmp_path):
+    ramp = dict(schedule="linear", init=1.0, end=3.0, steps=2)
+    train(
+        tmp_path,
+        steps=3,
+        verifiers=(dict(fn="tests.toy:always", name="all"),),
+        advantage=(dict(fn="tests.toy:greedy_advantage", scale=ramp),),
+    )
+    assert [m["advantage/abs_max"] for m in steps(tmp_path)] == [1.0, 2.0, 3.0]
+    clip = learner.make_term(dict(surrogate=dict(fn="surrogates.ppo_clip", high=ramp)))
+    assert clip.numbers(1)["1"]["high"] == 2.0
+
+
+def test_every_method_and_step_has_draws_of_its_own(tmp_path):
+    coins = []
+    for seed in (0, 1):
+        shaping = ("tests.toy:heads", "tests.toy:tails")
+        train(tmp_path, str(seed), seed=seed, shaping=shaping, steps=3)
+        coins += [m[k] for m in steps(tmp_path, str(seed)) for k in ("heads", "tails")]
+    assert len(coins) == len(set(coins)) == 12
+
+
+def test_each_step_and_epoch_shuffles_anew(tmp_path, monkeypatch):
+    seen, real = [], np.random.default_rng
+
+    def noted(*args):
+        if args and isinstance(args[0], list):
+            seen.append(tuple(args[0]))
+        return real(*args)
+
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    train(tmp_path, learner__epochs=2, learner__minibatches=2)
+    assert len(seen) == len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("law", [dict(sampling__top_p=0.3), dict(sampling__min_p=0.5)])
+def test_truncation_reaches_the_rollout(tmp_path, law):
+    train(tmp_path, learner__skip_zero_advantage=False, **law)
+    assert steps(tmp_path)[0]["policy/sampler_gap"] > 1e-3, "1e-5 under the whole law"
+
+
+def test_an_update_is_as_wide_as_its_longest_live_row():
+    c = toy(sampling__completion_buckets=(2, 4, 8))
+    one = build.make_learner(c, load("toy").config)
+
+    def table(lengths, dead):
+        mask = np.arange(8) < np.array([lengths])[..., None]
+        return {
+            "completion_tokens": 7 * mask,
+            "completion_mask": mask,
+            "loss_mask": mask & (np.arange(8) != 1),
+            "advantages": 1.0 * mask,
+            "row_mask": np.array([[i not in dead for i in range(2)]]),
+            "prompt_tokens": np.ones((1, 8), int),
+        }
+
+    for lengths, dead, width in (((1, 3), (), 4), ((2, 5), (), 8), ((2, 5), (1,), 2)):
+        got = learners._trim(table(lengths, dead), one, c)
+        assert got["completion_tokens"].shape[-1] == got["advantages"].shape[-1] == width
+        assert got["prompt_tokens"].shape == (1, 8)

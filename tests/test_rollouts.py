@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlpt import build, columns, metrics
+from rlpt import build, columns, metrics, records
 from rlpt import tools as tools_lib
 from rlpt import train as train_lib
 from rlpt.models.load import load
@@ -325,6 +325,35 @@ def test_carried_blocks_and_a_truncated_law_refuse_each_other(make):
         refill(tools)
     (batch,), _ = refill(tools, max_batches=1, carry=False)
     assert batch.outcomes["dynamic/batches"] == 1
+
+
+def test_the_masks_of_a_recording_are_those_of_the_rollout(make):
+    batch = sample.on_policy(stream(), make(), None, 0, prompts=2, group=4)[0]["policy"]
+    batch.table["train_mask"][0, 1] = False
+    shape = batch.table["completion_mask"].shape
+    shaped = {
+        **batch.table,
+        "row_mask": batch.table["row_mask"] & False,
+        "train_mask": batch.table["train_mask"] & False,
+        "rewards": np.zeros(shape[:2], np.float32),
+        "advantages": np.zeros(shape, np.float32),
+    }
+    rows = records.rollout_rows(batch, shaped)
+    assert [r["rollout_masks"]["row_mask"] for r in rows] == [True] * 8
+    assert [r["rollout_masks"]["train_mask"] for r in rows] == [True, False] + [True] * 6
+    assert {r["rows_of_step"] for r in rows} == {8}
+
+
+def test_purposes_and_seeds_have_draws_of_their_own(make):
+    tools, items = make(), stream().take(2)
+    drawn = [
+        tools.generate(items, group=4, step=0, purpose=purpose).table["completion_tokens"]
+        for purpose in (tools_lib.ROLLOUT, tools_lib.EVALUATE, tools_lib.ROLLOUT)
+    ]
+    assert (drawn[0] == drawn[2]).all() and (drawn[0] != drawn[1]).any()
+    chance = tools.uniform("x", 1)
+    tools.key = jax.random.key(3)
+    assert tools.uniform("x", 1) != chance
 
 
 def test_replay_of_blocks_that_share_a_group(make, tmp_path):

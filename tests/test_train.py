@@ -217,7 +217,12 @@ def test_lora_trains_and_exports_merged(tmp_path):
     again = evaluate.evaluate_source(toy(), str(tmp_path / "export"))
     assert again["pass@1"] == pytest.approx(result.summary["eval_after"]["pass@1"], abs=0.07)
 
-    assert not same(load("toy").params, params_of(tmp_path))
+    own = params_of(tmp_path)
+    assert not same(load("toy").params, own)
+    for a, b in zip(
+        jax.tree.leaves(own), jax.tree.leaves(load(str(tmp_path / "export")).params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6, err_msg="the checkpoint is another model")
 
 
 def test_a_run_is_not_read_over_another_base(tmp_path):

@@ -333,3 +333,9 @@ def test_steps_to_tokens():
     z = (steps - steps.mean()) / (steps.std() + 1e-6)
     got = both(tree.treeps, parent, reward, node, loss)
     close(got[0], [[z[1], z[1], z[3], 0], [z[2], 0, z[5], z[5]]], atol=1e-5)
+    more = ((0, 0), (0, 3))
+    padded = tree.treeps(
+        jnp.pad(parent, more, constant_values=-1),
+        jnp.pad(reward, more, constant_values=jnp.nan), node, loss,
+    )  # fmt: skip
+    close(padded, got, what="nodes that are not there are in no mean")

@@ -94,6 +94,11 @@ def lengths(trajectories, prompts, *, batches_to):
     for t in trajectories:
         if t.text == "exit": os._exit(3)
     return [base.judged(len(t.text) > 1) for t in trajectories]
+
+
+def slow(trajectory, prompt):
+    time.sleep(0.3)
+    return base.judged(True)
 """
 
 
@@ -400,6 +405,13 @@ def test_pool_survives_what_verifiers_do(rogue):
     assert _children() == before, "no zombies, no workers left"
     asleep = [pid for pid, _, command in _processes() if command == b"sleep\0987\0"]
     assert not asleep, "a verifier's child outlived it"
+
+
+def test_the_deadline_is_that_of_one_call(rogue):
+    """Of a worker's chunk of rows, which together take longer."""
+    with pool.VerifierPool([dict(fn="rogue_verifiers:slow")], workers=1, deadline=1.5) as p:
+        verdicts = p.verify([base.Trajectory(str(i)) for i in range(16)], [_prompt(None)] * 16)
+    assert {v["slow"].outcome for v in verdicts} == {"correct"}
 
 
 def test_pool_keeps_the_batch_deadline(rogue):

@@ -1,5 +1,6 @@
 """Functions of a user's own, named in test configs as 'tests.toy:name'."""
 
+import jax
 import jax.numpy as jnp
 
 from rlpt.columns import Transform
@@ -41,6 +42,16 @@ moving_baseline = Transform(
 def greedy_advantage(rewards, row_mask=None, *, scale: float = 1.0):
     """An estimator of a user's own."""
     return rewards * scale
+
+
+def heads(rewards, key):
+    """Its own draw, as a metric."""
+    return {"rewards": rewards, "metrics/heads": jax.random.uniform(key)}
+
+
+def tails(rewards, key):
+    """As `heads`."""
+    return {"rewards": rewards, "metrics/tails": jax.random.uniform(key)}
 
 
 def wants_unmade_column(rewards, brilliance):
