@@ -23,6 +23,7 @@ def get_config(arg: str | None = None):
     c.steps = 300
     c.model.source = given.get("model", "Qwen3-1.7B")
     c.model.dtype = "bfloat16"
+    c.model.chat.enable_thinking = False  # at length, for which there is no room here
     c.model.remat = "full"
     c.model.logits_chunk = 2**28  # 1 GiB over all chips
     data = given.get("data", "gsm8k")
@@ -32,8 +33,7 @@ def get_config(arg: str | None = None):
             layout="gsm8k",
             path=f"{data}/train.jsonl",
             eval_path=f"{data}/test.jsonl",
-            # Qwen3 thinks at length unless told not to, which these budgets have no room for
-            system="Reason step by step, then give the final number in \\boxed{}. /no_think",
+            system="Reason step by step, then give the final number in \\boxed{}.",
         ),
     )
     c.verifiers = (dict(fn="number.number", name="number", extract="boxed"),)

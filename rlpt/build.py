@@ -426,6 +426,7 @@ def _check_ids(train: list[Prompt], held_out: list[Prompt]) -> None:
 def identity(config: tp.Any, loaded: Loaded) -> dict[str, str]:
     """What must be the same for a checkpoint to be resumed."""
     kept = {k: v for k, v in json.loads(config.to_json_best_effort()).items() if k not in _FREE}
+    del kept["model"]["chat"]  # a part of the tokenizer
     further = (settings.learner_entry(config, name)["optim"] for name in config.learners)
     schedules = {o.get("schedule", config.optim.schedule) for o in (config.optim, *further)}
     if schedules != {"constant"} or config.rollout.overlap:

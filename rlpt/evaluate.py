@@ -402,6 +402,7 @@ def _load(config: tp.Any, source: str, pool: VerifierPool) -> tuple[tools_lib.To
     from rlpt.policy import load_policy
 
     loaded = load_policy(source)
+    loaded.tokenizer.preset(config.model.get("chat", {}))
     build.set_matmul_precision(config)
     tools = tools_lib.Tools(
         build.model_config(config, loaded.config), loaded.tokenizer, pool, config.sampling,

@@ -158,7 +158,7 @@ class Learners:
         """
         if source == "policy":
             return jax.tree.map(jnp.copy, base)
-        other = load(source)
+        other = load(source, chat=self.config.model.chat)
         if other.config != loaded.config or (
             other.tokenizer.fingerprint() != loaded.tokenizer.fingerprint()
         ):

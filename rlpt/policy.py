@@ -45,7 +45,7 @@ def load_policy(source: str, step: int | None = None) -> Loaded:
     if not is_workdir(source):
         return load(source)
     config: tp.Any = workdir_config(source)
-    loaded = load(config.model.source)
+    loaded = load(config.model.source, chat=config.model.get("chat", {}))
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), loaded.params)
     rank = config.model.lora.rank
     if rank:

@@ -45,6 +45,8 @@ def default() -> tp.Any:
         logits_chunk=2**24,  # logits (positions x vocabulary) of the update that exist at once
         lora=dict(rank=0, alpha=16.0, targets=r"layers/(q|k|v|o|gate|up|down)"),
     )
+    # what the chat template is told, such as c.model.chat.enable_thinking = False for Qwen3
+    c.model.chat = ml_collections.ConfigDict()
     c.tasks = (dict(fn="arithmetic.sums", weight=1.0),)
     c.too_long = "drop"  # or fail: what to do with prompts wider than the largest bucket
     # by: band (pass rates between low and high) or uncertainty; see rlpt.tasks.stream.Curriculum
@@ -128,6 +130,7 @@ def default() -> tp.Any:
     c.export = True
     c.debug = False  # check every table's columns
     c.lock()
+    c.model.chat.unlock()
     c.rollout.options.unlock()
     c.learners.unlock()
     return c
@@ -199,6 +202,8 @@ def runlocal(config: tp.Any) -> tp.Any:
     c = config
     c.steps = 4
     c.model.source, c.model.dtype, c.model.remat = "toy", "float32", "none"
+    for key in list(c.model.chat):
+        del c.model.chat[key]
     c.tasks = (dict(fn="arithmetic.sums"),)
     c.verifiers = tuple(
         dict(

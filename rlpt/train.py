@@ -129,7 +129,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
 
         # ---- what is trained on, and what
         sources, held_out = _readable(config, pool)
-        loaded = load(config.model.source)
+        loaded = load(config.model.source, chat=config.model.chat)
         model = build.model_config(config, loaded.config)
         records.say(
             f"model    {loaded.source}: {model.num_layers} layers, d {model.d_model}, "

@@ -197,6 +197,22 @@ def test_the_date_in_a_template_is_always_the_same():
         sentencepiece("{{ strftime_now(f) }}").render([{"role": "user", "content": "Hi"}])
 
 
+def test_variables_of_a_template_are_a_part_of_it(tmp_path):
+    template = "{% if think is defined and not think %}No.{% endif %}\n{{ messages[0].content }}"
+    said, made = [{"role": "user", "content": "Hi"}], sentencepiece(template)
+    plain, before = made.render(said), made.fingerprint()
+    made.preset({"think": False})
+    made.preset({"think": False})
+    assert made.render(said) == "No." + plain and made.render(said, think=True) == plain
+    assert made.fingerprint() != before
+    made.save(tmp_path)
+    assert Tokenizer.from_dir(tmp_path).render(said) == "No." + plain
+    made.preset({"think": True})
+    assert made.render(said) == plain, "the last one counts"
+    with pytest.raises(ValueError, match="got 'thinks', which the chat template does not read"):
+        made.preset({"thinks": False})
+
+
 def test_tokens_without_an_embedding_are_refused():
     made = sentencepiece()
     size = made.vocab_size

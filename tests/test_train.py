@@ -225,6 +225,31 @@ def test_lora_trains_and_exports_merged(tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-6, err_msg="the checkpoint is another model")
 
 
+def test_variables_of_the_chat_template_reach_all_prompts(tmp_path):
+    from rlpt.models import hf
+    from rlpt.policy import load_policy
+
+    made = load("toy")
+    made.tokenizer.chat_template = "{% if loud %}HEY {% endif %}" + made.tokenizer.chat_template
+    hf.save_hf(
+        tmp_path / "base", made.config, made.params, made.tokenizer, run_info={"run_id": "base"}
+    )
+    changes = dict(model__source=str(tmp_path / "base"), steps=1, eval__prompts=1)
+    c = toy(**changes)
+    c.model.chat.loud = True
+    train_lib.train(c, tmp_path / "run")
+    assert {r["prompt"][:4] for r in lines(tmp_path / "run" / "rollouts.jsonl")} == {"HEY "}
+    said = [{"role": "user", "content": "1"}]
+    for source in (tmp_path / "run", tmp_path / "run" / "export"):
+        assert load_policy(str(source)).tokenizer.render(said).startswith("HEY "), source
+    with pytest.raises(IdentityError, match="tokenizer"):
+        train_lib.train(toy(**changes), tmp_path / "run")
+    c.model.chat.loder = True
+    with pytest.raises(ValueError, match="'loder', which the chat template does not read"):
+        train_lib.train(c, tmp_path / "other")
+    assert not config_lib.runlocal(c).model.chat
+
+
 def test_a_run_is_not_read_over_another_base(tmp_path):
     """Adapters belong to the weights that they were trained on, parameters to their tokenizer."""
     from rlpt.models import hf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import functools
 import hashlib
@@ -71,7 +72,11 @@ class Loaded:
     fingerprint: str
 
 
-def load(source: str | os.PathLike[str], dtype: str = "float32") -> Loaded:
+def load(
+    source: str | os.PathLike[str],
+    dtype: str = "float32",
+    chat: collections.abc.Mapping[str, tp.Any] | None = None,
+) -> Loaded:
     """Loads a model and its tokenizer.
 
     Args:
@@ -79,6 +84,7 @@ def load(source: str | os.PathLike[str], dtype: str = "float32") -> Loaded:
         directory, a .gguf file, or "toy" (random, about 100k parameters, characters as
         tokens), with options as in "toy:vocab=18,layers=1".
       dtype: of the parameters, such as float32 or bfloat16.
+      chat: variables of the chat template, see `Tokenizer.preset`.
     Raises: FileNotFoundError saying what was looked for; ValueError for what does not fit.
     """
     name = os.fspath(source)
@@ -106,6 +112,7 @@ def load(source: str | os.PathLike[str], dtype: str = "float32") -> Loaded:
             "belong together?"
         )
     tokenizer.limit = config.vocab_size
+    tokenizer.preset(chat or {})
     return Loaded(config, params, tokenizer, name, fingerprint(config, params))
 
 

@@ -206,6 +206,24 @@ class Tokenizer:
             ids += self._going_on(text)
         return ids
 
+    def preset(self, variables: tp.Mapping[str, tp.Any]) -> None:
+        """Gives variables of the chat template for all messages, such as Qwen3's enable_thinking.
+
+        They become a part of the template, and so of the fingerprint and of what `save` writes.
+        `render` may be given others all the same.
+
+        Raises: ValueError for a name that the template does not read.
+        """
+        for name, value in variables.items():
+            if not re.search(rf"(?<![\w.'\"]){re.escape(name)}(?!\w)", self.chat_template):
+                raise ValueError(
+                    f"chat: got {name!r}, which the chat template does not read; it begins with "
+                    f"{self.chat_template[:200]!r}"
+                )
+            own = f"{{% if {name} is not defined %}}{{% set {name} = {value!r} %}}{{% endif %}}"
+            if own not in self.chat_template:
+                self.chat_template = f"{own}{{{{ '' }}}}{self.chat_template}"
+
     def _special_ids(self) -> dict[str, int]:
         ids = {"eos_token": self.eos_ids[0], "pad_token": self.pad_id}
         return ids if self.bos_id is None else {"bos_token": self.bos_id, **ids}
