@@ -64,8 +64,9 @@ def value_bce(logp, labels):
 
 def bradley_terry(logp, loss_mask, preference, row_mask, strength):
     return pairs.bradley_terry(
-        logp, loss_mask, preference, row_mask, strength, margin=0.3, scaled=True, centre=0.1
-    )
+        logp, loss_mask, preference, row_mask, strength=strength, margin=0.3, scaled=True,
+        centre=0.1,
+    )  # fmt: skip
 
 
 MISTAKES = {"micro": "per_part", "permuted": "by_place", "padded": "by_width"}

@@ -112,15 +112,17 @@ MODEL = "toy:vocab=24,layers=1,width=16,heads=2,kv_heads=1,ff=16"
 STEP = "1"  # what ends a step
 
 
+SPECS = (
+    dict(fn="tests.toy:starts_with_digit", name="digit"),
+    dict(fn="reasoning.patterns", name="signs", phrases=("+", "-", "*", "/"), full_count=4),
+)
+
+
 @pytest.fixture(scope="module")
 def make():
     loaded = load(MODEL)
     params = jax.tree.map(jnp.asarray, loaded.params)
-    specs = [
-        dict(fn="tests.toy:starts_with_digit", name="digit"),
-        dict(fn="reasoning.patterns", name="signs", phrases=("+", "-", "*", "/"), full_count=4),
-    ]
-    with VerifierPool(specs, workers=1) as pool:
+    with VerifierPool(SPECS, workers=1) as pool:
 
         def tools(**sampling):
             settings = CONFIG.sampling.copy_and_resolve_references()
@@ -275,7 +277,7 @@ def test_bounds_of_a_search(make):
 
 
 def test_search_in_evaluation_and_as_a_rollout(make):
-    config = toy(rollout__fn="beam.steps", rollout__group=4)
+    config = toy(rollout__fn="beam.steps", rollout__group=4, verifiers=SPECS)
     config.rollout.options = dict(by="signs", expand=2, separator=STEP, rounds=3)
     tools = make()
     batches, _ = build.rollout_of(config)(Stream(build.load_tasks(config)[0]), tools, None, 0)

@@ -27,6 +27,7 @@ MODEL = "toy:vocab=24,layers=1,width=16,heads=2,kv_heads=1,ff=16"  # it writes d
 
 
 @base.traits(on_request=True)
+@base.traits(on_request=True)
 def echo(trajectory, prompt):
     """A tool that repeats what it is asked in brackets; it does not like the digit 7."""
     if "7" in trajectory.text:
@@ -34,23 +35,26 @@ def echo(trajectory, prompt):
     return base.judged(True, f"({trajectory.text[-1:]})")
 
 
+VERIFIERS = (
+    dict(fn="tests.toy:starts_with_digit", name="digit"),
+    dict(fn="tests.test_turns:echo", name="echo", weight=0.0),
+    dict(fn="calculator.calculator", name="calculator", weight=0.0),
+)
+
+
 @pytest.fixture(scope="module")
 def make():
     loaded = load(MODEL)
     params = jax.tree.map(jnp.asarray, loaded.params)
-    specs = [
-        dict(fn="tests.toy:starts_with_digit", name="digit"),
-        dict(fn="tests.test_turns:echo", name="echo"),
-        dict(fn="calculator.calculator", name="calculator"),
-    ]
-    with VerifierPool(specs, workers=1, deadline=20.0) as pool:
+    with VerifierPool(VERIFIERS, workers=1, deadline=20.0) as pool:
 
         def tools(**sampling):
             settings = CONFIG.sampling.copy_and_resolve_references()
             settings.update(sampling)
             out = tools_lib.Tools(
-                loaded.config, loaded.tokenizer, pool, settings, missing_by_verifier(CONFIG),
-                ["digit"], jax.random.key(3),
+                loaded.config, loaded.tokenizer, pool, settings,
+                missing_by_verifier(toy(verifiers=VERIFIERS)), [v["name"] for v in VERIFIERS],
+                jax.random.key(3), counted_names=["digit"],
             )  # fmt: skip
             out.params = params
             return out
@@ -296,7 +300,7 @@ def test_the_reference_answer_is_there_for_the_belief(make):
 
 
 def test_evaluation_completes_as_the_rollout_does(make):
-    config = toy(rollout__fn="turns.with_tool")
+    config = toy(rollout__fn="turns.with_tool", verifiers=VERIFIERS)
     config.rollout.options = {k: v for k, v in SETTINGS.items() if k not in ("prompts", "group")}
     tools, complete = make(), build.completion_of(config)
     prompts = [p for p, _ in stream().take(4)]
@@ -310,7 +314,7 @@ def test_evaluation_completes_as_the_rollout_does(make):
     entry = dict(fn=config.rollout.fn, **config.rollout.options)
     plain_entry = dict(fn="sample.on_policy")
     for stages, found in (((plain_entry, entry), complete), ((entry, plain_entry), None)):
-        staged = toy(rollout__fn="stages.by_step")
+        staged = toy(rollout__fn="stages.by_step", verifiers=VERIFIERS)
         staged.rollout.options = dict(stages=(stages[0] | dict(steps=1), stages[1]))
         build.check(staged)
         last = build.completion_of(staged)
@@ -319,7 +323,7 @@ def test_evaluation_completes_as_the_rollout_does(make):
         ("stages.beside", dict(tables=dict(policy=entry | dict(task="sums"), more=plain_entry))),
         ("steps.split", dict(inner=entry)),
     ):
-        staged = toy(rollout__fn=fn)
+        staged = toy(rollout__fn=fn, verifiers=VERIFIERS)
         staged.rollout.options = options
         last = build.completion_of(staged)
         assert (last.func, last.keywords) == (complete.func, complete.keywords)
