@@ -134,8 +134,8 @@ MASK = jnp.asarray(np.arange(6) < RNG.integers(1, 7, (3, 4, 1)))
 RANK = rows([[2, 0, 1, NAN], [0, 0, 3, 3], [1, 1, NAN, NAN]])
 WITH_REFERENCE = {"dpo": (0.1, np.log(2)), "ipo": (0.25, 4.0)}
 PAIRED = {
-    "dpo": lambda x, *rest: preference.dpo(x, R, *rest),
-    "ipo": lambda x, *rest: preference.ipo(x, R, *rest),
+    "dpo": lambda x, *rest, **more: preference.dpo(x, R, *rest, **more),
+    "ipo": lambda x, *rest, **more: preference.ipo(x, R, *rest, **more),
     "simpo": preference.simpo,
     "orpo": preference.orpo,
     "bradley_terry": preference.bradley_terry,
@@ -202,11 +202,11 @@ def test_rows_that_do_not_train_are_in_no_pair(name):
     fn, train = PAIRED[name], jnp.asarray([[True, True, False, True]] * 3)
 
     def loss(x):
-        return jnp.sum(jnp.where(train[..., None], fn(x, MASK, RANK, None, train), 0.0))
+        return jnp.sum(jnp.where(train[..., None], fn(x, MASK, RANK, train_mask=train), 0.0))
 
     slope = np.asarray(jax.grad(loss)(X))
     assert (slope[:, 2] == 0).all() and (slope != 0).any()
-    close(fn(X, MASK, RANK, None, train), fn(X, MASK, RANK, train), what="as if it were out")
+    close(fn(X, MASK, RANK, train_mask=train), fn(X, MASK, RANK, train), what="as if it were out")
 
 
 def test_sure_models_stay_finite():
