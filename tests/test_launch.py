@@ -209,7 +209,10 @@ def test_slurm_queues_a_job_that_lost_a_task_again(place, code, tasks, restarts,
 def test_slurm_without_an_installation_says_so(place):
     (place.clone / ".venv/bin/rlpt").unlink()
     done = place("slurm.sbatch", "train")
-    assert done.returncode == 1 and "on the login node: bash launch/local.sh" in done.stderr
+    assert (
+        done.returncode == 1
+        and "on the login node: RLPT_EXTRAS=quickstart,cuda bash launch/local.sh" in done.stderr
+    )
 
 
 # ---- TPUs
