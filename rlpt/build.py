@@ -166,11 +166,7 @@ def rollout_columns(config: tp.Any) -> dict[str, tuple[str, str]]:
     of its own, the kind one of i, b and f. One whose columns depend on its settings has a function
     of config.rollout.options there.
     """
-    return dict(
-        _inner.declared(
-            _inner.outermost(config), "columns", group_blocks=config.rollout.group_blocks
-        )
-    )
+    return _inner.columns(_inner.outermost(config), config.rollout.group_blocks)
 
 
 def rollout_tables(config: tp.Any) -> dict[str, dict[str, tuple[str, str]]]:

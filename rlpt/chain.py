@@ -122,9 +122,8 @@ class Chain:
         table["advantages"] = jnp.where(live, table["advantages"], 0.0).astype(jnp.float32)
         if slot is not None:
             scalars = {k: table[k] for k in written if k.startswith("metrics/")}
-            rows = {
-                k: table[k] for k in sorted(written - set(scalars))
-            }  # the same program anywhere
+            # sorted: every process compiles the same program
+            rows = {k: table[k] for k in sorted(written - set(scalars))}
             back = columns_lib.scatter_groups(rows, slot, self.group_blocks)
             table = {**by_block, **scalars, **back}
         return table, state

@@ -27,7 +27,6 @@ MODEL = "toy:vocab=24,layers=1,width=16,heads=2,kv_heads=1,ff=16"  # it writes d
 
 
 @base.traits(on_request=True)
-@base.traits(on_request=True)
 def echo(trajectory, prompt):
     """A tool that repeats what it is asked in brackets; it does not like the digit 7."""
     if "7" in trajectory.text:

@@ -107,9 +107,9 @@ def load(
         )
     if beyond := tokenizer.beyond(config.vocab_size):
         raise ValueError(
-            f"{name}: the tokenizer has the token {beyond[0]!r} and {len(beyond) - 1} others with "
-            f"ids of {config.vocab_size} or more, of which the model has no embeddings; do they "
-            "belong together?"
+            f"{name}: {len(beyond)} of the tokenizer's tokens, such as {beyond[0]!r}, have ids of "
+            f"{config.vocab_size} or more, for which the model has no embeddings; do they belong "
+            "together?"
         )
     tokenizer.limit = config.vocab_size
     tokenizer.preset(chat or {})

@@ -222,7 +222,7 @@ class Tokenizer:
                 )
             own = f"{{% if {name} is not defined %}}{{% set {name} = {value!r} %}}{{% endif %}}"
             if own not in self.chat_template:
-                self.chat_template = f"{own}{{{{ '' }}}}{self.chat_template}"
+                self.chat_template = _behind(own, self.chat_template)
 
     def _special_ids(self) -> dict[str, int]:
         ids = {"eos_token": self.eos_ids[0], "pad_token": self.pad_id}
@@ -311,6 +311,11 @@ class Tokenizer:
             (directory / name).write_text(text + "\n", "utf-8")
 
 
+def _behind(statement: str, template: str) -> str:
+    """The template behind a statement; the empty text keeps a newline that it begins with."""
+    return f"{statement}{{{{ '' }}}}{template}"
+
+
 @functools.cache
 def _dated(template: str) -> str:
     """The template with DATE for what it asks of strftime_now.
@@ -329,7 +334,7 @@ def _dated(template: str) -> str:
             "write the format, or a date, into the template"
         )
     known = {call[1:-1]: DATE.strftime(call[1:-1]) for call in calls}
-    return f"{{% set strftime_now = {known!r}.get %}}{{{{ '' }}}}{template}"
+    return _behind(f"{{% set strftime_now = {known!r}.get %}}", template)
 
 
 def _read_json(path: pathlib.Path) -> dict[str, tp.Any]:

@@ -92,6 +92,7 @@ def preferred(
 
 
 def _check_preferred(setup: tp.Any, *, group: int) -> None:
+    """Raises: ValueError, see `preferred`."""
     _require("preferred", group, 2)
 
 

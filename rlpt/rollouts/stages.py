@@ -131,6 +131,7 @@ def _check_by_step(
     group: int,
     group_blocks: int,
 ) -> None:
+    """Raises: ConfigError and ValueError, see `by_step`, for every stage."""
     _stage(stages, 0)
     for spec in stages:
         _check_inner(setup, _plain(spec, "steps"), prompts, group, group_blocks)
@@ -222,6 +223,7 @@ def _check_beside(
     group: int,
     group_blocks: int,
 ) -> None:
+    """Raises: ConfigError and ValueError, see `beside`, for every table."""
     _columns_beside(tables=tables, group_blocks=group_blocks)
     for name, spec in tables.items():
         blocks = group_blocks if name == "policy" else 1

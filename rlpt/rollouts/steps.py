@@ -93,7 +93,7 @@ def split(
       inner: dict(fn=, **settings) of the other rollout.
     Returns: the batches and the state of the other rollout.
 
-    Raises: ValueError for an empty separator.
+    Raises: ValueError for an empty separator, or a rollout inside that has steps of its own.
 
     Reference: Cheng et al., "Stop Summation" (PURE), arXiv:2504.15275 (blank lines).
     """
@@ -137,6 +137,7 @@ def _check(
     separator: str,
     inner: dict[str, tp.Any],
 ) -> None:
+    """Raises: ValueError, see `split`; ConfigError for what does not suit the rollout inside."""
     spans("", separator)
     _inner.check(setup, inner, prompts, group, group_blocks)
     if "step_id" in _inner.columns(inner, group_blocks):
