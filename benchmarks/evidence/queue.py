@@ -44,6 +44,7 @@ CLAIMS = {  # name -> file of benchmarks/evidence, with its argument
     "pass_at_k": "pass_at_k.py",
     "tempo_three_sums": "tempo.py:three_sums",
     "pass_at_k_warm": "pass_at_k_warm.py",
+    "tempo_longer": "tempo_longer.py",
     **{name: f"{name}.py" for name in SINGLE},
 }
 KEPT = (
