@@ -40,6 +40,7 @@ _TINY = ModelConfig(8, 1, 8, 8, 1, 1, 8)  # for shapes
 
 # Settings that may change between a run and its resumption without changing what it computes.
 _FREE = ("steps", "eval", "checkpoint", "log", "export", "debug", "pool", "mesh")
+_EVALUATED = ("prompts", "samples", "temperature")  # else before and after are not of one thing
 
 
 def versions() -> dict[str, str]:
@@ -419,15 +420,22 @@ def _check_ids(train: list[Prompt], held_out: list[Prompt]) -> None:
         )
 
 
-def identity(config: tp.Any, loaded: Loaded) -> dict[str, str]:
-    """What must be the same for a checkpoint to be resumed."""
+def identifying(config: tp.Any) -> dict[str, tp.Any]:
+    """The settings that a run may not change between its lives, as JSON data."""
     kept = {k: v for k, v in json.loads(config.to_json_best_effort()).items() if k not in _FREE}
-    del kept["model"]["chat"]  # a part of the tokenizer
+    kept["model"].pop("chat", None)  # a part of the tokenizer
+    kept["eval"] = {k: config.eval[k] for k in _EVALUATED}
     further = (settings.learner_entry(config, name)["optim"] for name in config.learners)
     schedules = {o.get("schedule", config.optim.schedule) for o in (config.optim, *further)}
     if schedules != {"constant"} or config.rollout.overlap:
         # learning rates depend on it, and at the last step no batch is sampled ahead
         kept["steps"] = config.steps
+    return kept
+
+
+def identity(config: tp.Any, loaded: Loaded) -> dict[str, str]:
+    """What must be the same for a checkpoint to be resumed."""
+    kept = identifying(config)
     text = json.dumps(kept, sort_keys=True)
     same = {
         "config": hashlib.sha256(text.encode()).hexdigest()[:16],

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -47,12 +48,12 @@ class CheckpointError(RuntimeError):
 class IdentityError(ValueError):
     """A checkpoint belongs to another config, tokenizer, model or library version.
 
-    changed: what, as it was saved and as it is now.
+    changed: what, as it was saved and as it is now.  names: of the identity, that have changed.
     """
 
-    def __init__(self, message: str, changed: str = ""):
+    def __init__(self, message: str, changed: str = "", names: tp.Sequence[str] = ()):
         super().__init__(message)
-        self.changed = changed
+        self.changed, self.names = changed, tuple(names)
 
 
 class Restored(tp.NamedTuple):
@@ -151,11 +152,18 @@ class Checkpointer:
             numpy arrays and Python numbers.
           host_state: strict JSON: string keys, lists and no tuples, finite numbers.
           metrics: for `best_metric`.
-        Raises: CheckpointError when this save or the one before it failed; ValueError
+        Where the save before failed, this one is waited for.
+        Raises: CheckpointError when this save failed at once, or after one that failed; ValueError
           for a state that could not come back as it is.
         """
-        self.wait()
+        try:
+            self.wait()
+            again = False
+        except CheckpointError as e:  # of a step that is gone; there may be space again
+            logging.error("CHECKPOINT NOT WRITTEN: %s Step %d is tried now.", e, step)
+            again = True
         _check_json(host_state)
+        host_state = copy.deepcopy(host_state)  # it is written while the run changes it
         state = digests_lib.flatten(device_state)
         leaves = {name: digests_lib.stored(leaf) for name, leaf in state.items()}
         empty = [name for name, leaf in leaves.items() if leaf.size == 0]
@@ -183,6 +191,8 @@ class Checkpointer:
                 ),
                 force=True,
             )
+        if again:
+            self.wait()
 
     def restore(
         self,
@@ -319,17 +329,21 @@ class Checkpointer:
                 f"allow: got {', '.join(unknown)}, expected names among "
                 f"{', '.join(sorted({*saved, *now}))}"
             )
-        changed = "; another ".join(
-            f"{name} (saved {saved.get(name)!r}, now {now.get(name)!r})"
+        names = [
+            name
             for name in sorted({*saved, *now})
             if saved.get(name) != now.get(name) and name not in allow
-        )
-        if changed:
+        ]
+        if names:
+            changed = "; another ".join(
+                f"{name} (saved {saved.get(name)!r}, now {now.get(name)!r})" for name in names
+            )
             raise IdentityError(
                 f"checkpoint step {step} in {self.directory} was made with another "
-                f"{changed}. Use what it was made with, a new directory, "
-                "or allow the change by name (config.checkpoint.allow).",
+                f"{changed}. Use what it was made with or a new directory; "
+                f"--config.checkpoint.allow={','.join([*allow, *names])} goes on all the same.",
                 changed,
+                names,
             )
 
     def _clear_the_way(self, step: int) -> None:

@@ -273,9 +273,13 @@ def _trim(table: Table, learner: Learner, config: tp.Any) -> Table:
 
 @functools.partial(jax.jit, static_argnames=("dtype",))
 def _cast(params: Params, dtype: tp.Any) -> Params:
-    """Int8 kernels stay as they are."""
-    keep = int8.is_int8
-    return jax.tree.map(lambda x: x if keep(x) else x.astype(dtype), params, is_leaf=keep)
+    """Int8 kernels stay as they are, and weights of norms, which are used in float32."""
+
+    def cast(path: tuple[tp.Any, ...], x: tp.Any) -> tp.Any:
+        own = int8.is_int8(x) or jax.tree_util.keystr(path[-1:], simple=True).endswith("norm")
+        return x if own else x.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params, is_leaf=int8.is_int8)
 
 
 def sampler_weights(config: tp.Any, params: Params, mesh: tp.Any = None) -> Params:

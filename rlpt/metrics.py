@@ -338,11 +338,12 @@ class Metrics:
             for name, v in values.items()
             if name.startswith("verify/") and float(v) != 0
         )
-        if self._console.is_terminal:
-            self._print_row(self._console, cells, outcomes)
-        else:
-            line = "  ".join(f"{label} {text}" for label, text in cells)
-            print(f"{line}  {outcomes}".rstrip(), flush=True)
+        with lasting():
+            if self._console.is_terminal:
+                self._print_row(self._console, cells, outcomes)
+            else:
+                line = "  ".join(f"{label} {text}" for label, text in cells)
+                print(f"{line}  {outcomes}".rstrip(), flush=True)
 
     def _eta(self, step: int) -> str:
         """From the mean over the last steps, without those up to the first, which compile."""
@@ -446,6 +447,21 @@ class Timer:
 
 
 @contextlib.contextmanager
+def lasting() -> tp.Iterator[None]:
+    """For what only prints: from the first line on that cannot be written, all lines are dropped.
+
+    A reader that is gone (`rlpt train | tee`, and Ctrl-C, which stops both) or a full disk would
+    else end a run before it has written its checkpoint.
+    """
+    try:
+        yield
+    except OSError as e:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        with contextlib.suppress(OSError):
+            print(f"standard output is gone ({e}): nothing more is printed", file=sys.stderr)
+
+
+@contextlib.contextmanager
 def progress(
     description: str, total: int, show: bool = True
 ) -> tp.Iterator[tp.Callable[[int], None]]:
@@ -472,8 +488,10 @@ def progress(
             now = time.perf_counter()
             if show and not console.is_terminal and now - spoken > 30 and done < total:
                 spoken = now
-                print(f"{description}: {done} of {total}, {now - start:.0f} s", flush=True)
+                with lasting():
+                    print(f"{description}: {done} of {total}, {now - start:.0f} s", flush=True)
 
         yield advance
     if show and not console.is_terminal:
-        print(f"{description}: {done} in {time.perf_counter() - start:.1f} s", flush=True)
+        with lasting():
+            print(f"{description}: {done} in {time.perf_counter() - start:.1f} s", flush=True)

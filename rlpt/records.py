@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 import typing as tp
 
 import numpy as np
 
-from rlpt import batches, distributed
+from rlpt import batches, distributed, metrics
 from rlpt import columns as columns_lib
 from rlpt import learner as learner_lib
 from rlpt.columns import Table
+from rlpt.report.runs import flat
 from rlpt.verifiers import base
 
 
 def say(text: str = "") -> None:
     """Prints a line; of several processes only the first does."""
     if distributed.primary():
-        print(text, flush=True)
+        with metrics.lasting():
+            print(text, flush=True)
 
 
 def batch_metrics(batch: batches.Batch, table: Table) -> dict[str, float]:
@@ -39,6 +40,7 @@ def batch_metrics(batch: batches.Batch, table: Table) -> dict[str, float]:
         "reward/zero_variance_groups": float(np.mean(flat)) if flat else 0.0,
         "rollout/rows": float(rows.sum()),
         "rollout/masked_rows": float((~rows).sum()),
+        "rollout/without_verdict": float(_unheard(batch)),
         "rollout/length": float(table["completion_mask"].sum(-1)[rows].mean())
         if rows.any()
         else 0.0,
@@ -54,6 +56,15 @@ def batch_metrics(batch: batches.Batch, table: Table) -> dict[str, float]:
         if key.startswith("metrics/"):
             out[key.removeprefix("metrics/")] = float(value)
     return out
+
+
+def _unheard(batch: batches.Batch) -> int:
+    """Rows that are out since a verifier gave no verdict on them."""
+    return sum(
+        not batch.table["row_mask"][i, j] and any(v.score is None for v in verdicts.values())
+        for i, of_block in enumerate(batch.text.verdicts)
+        for j, verdicts in enumerate(of_block)
+    )
 
 
 def pass_rates(batch: batches.Batch, counted: tp.Collection[str] | None = None) -> dict[str, float]:
@@ -155,19 +166,9 @@ def say_arithmetic(config: tp.Any, learner: learner_lib.Learner) -> None:
     )
 
 
-def changed_settings(saved: pathlib.Path, config: tp.Any) -> str:
-    """The settings in which a config differs from a run's config.json, as the end of a message."""
-    if not saved.is_file():
-        return ""
-
-    def flat(value: tp.Any, at: str) -> dict[str, str]:
-        if isinstance(value, dict) and value:
-            parts = (flat(v, f"{at}.{k}" if at else k) for k, v in value.items())
-            return {name: text for part in parts for name, text in part.items()}
-        return {at: json.dumps(value)}
-
-    old = flat(json.loads(saved.read_text()), "")
-    new = flat(json.loads(config.to_json_best_effort()), "")
+def changed_settings(saved: dict[str, tp.Any], now: dict[str, tp.Any]) -> str:
+    """The settings in which two configs, as JSON data, differ: the end of a message."""
+    old, new = flat(saved), flat(now)
     lines = [
         f"\n  {k}: saved {old.get(k, 'nothing')}, now {new.get(k, 'nothing')}"
         for k in sorted({*old, *new})
@@ -176,7 +177,6 @@ def changed_settings(saved: pathlib.Path, config: tp.Any) -> str:
     if not lines:
         return ""
     more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
-    more += "\n--config.checkpoint.allow=config goes on all the same."
     return "\nSettings that differ:" + "".join(lines[:20]) + more
 
 

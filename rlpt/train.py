@@ -39,6 +39,7 @@ from rlpt.checkpoint import Checkpointer, IdentityError
 from rlpt.columns import Table
 from rlpt.models import hf
 from rlpt.models.load import Loaded, load
+from rlpt.policy import workdir_config
 from rlpt.report import curves
 from rlpt.tasks import build as tasks_build
 from rlpt.tasks.base import Prompt
@@ -68,7 +69,7 @@ def count_compilations() -> collections.abc.Callable[[], int]:
 
 
 class Interrupt:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step."""
+    """Turns the first SIGINT, SIGTERM or hang-up into a request to stop after the step."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -76,15 +77,23 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for s in (signal.SIGINT, signal.SIGTERM):
+            asked = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+                asked.append(signal.SIGHUP)
+            for s in asked:
                 self._old[s] = signal.signal(s, self._handle)
         return self
 
     def _handle(self, number: int, frame: tp.Any) -> None:
-        if self.signal:  # the second time: at once
+        if self.signal:  # the second time: at once; shells pass a hang-up on, so it comes twice
+            if number == signal.SIGHUP:
+                return
             raise KeyboardInterrupt
         self.signal = number
-        print("\nstopping after this step, with a checkpoint (again to stop at once)", flush=True)
+        with contextlib.suppress(RuntimeError), metrics_lib.lasting():  # it may stop a print
+            print(
+                "\nstopping after this step, with a checkpoint (again to stop at once)", flush=True
+            )
 
     def __exit__(self, *exc: tp.Any) -> None:
         for s, old in self._old.items():
@@ -170,17 +179,17 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             best_metric=config.checkpoint.best, identity=build.identity(config, loaded),
         )  # fmt: skip
         step, saved_at = 0, -1
-        host: dict[str, tp.Any] = {"eval_before": None, "seconds": 0.0}
+        host: dict[str, tp.Any] = {"eval_before": None, "eval_latest": None, "seconds": 0.0}
         host |= {"skipped": {}, "silent_in_a_row": 0}  # skipped: by learner, batches in a row
         if checkpointer.steps():  # the state of a start and the one that was saved would not fit
             learners.states = checkpoint_lib.shapes(learners.states)
         try:
             saved = checkpointer.restore(
                 {"learners": learners.states, "transforms": transforms},
-                allow=tuple(config.checkpoint.allow),
+                allow=[name for names in config.checkpoint.allow for name in names.split(",")],
             )
         except IdentityError as e:
-            raise IdentityError(f"{e}{records.changed_settings(work.config, config)}") from e
+            raise IdentityError(f"{e}{_differs(work, config) * ('config' in e.names)}") from e
         if saved is not None:
             step, device_state, found = saved
             host |= found
@@ -188,6 +197,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             rollouts.set_state(host)
             saved_at = step
             records.say(f"resume   at step {step} of {config.steps}")
+        work.forget(step if saved else -1, finished=step == config.steps)
         work.write_json("config.json", json.loads(config.to_json_best_effort()))
         changed = config_lib.differences(config, config_lib.default())
         work.write_json(
@@ -252,11 +262,11 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         ):  # fmt: skip
             started, first_step = time.monotonic(), step
             seconds_before = host["seconds"]
-            if host["eval_before"] is None and held_out:
+            if step == 0 and host["eval_before"] is None and held_out:
                 first = evaluate("before")
                 host["eval_before"] = first
                 metrics.write(0, records.eval_metrics(first))
-            latest = host["eval_before"]
+            latest = host["eval_latest"] or host["eval_before"]
             if latest:
                 records.say_if_no_best(config, latest)
             after = None
@@ -317,6 +327,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 if held_out and (last or (config.eval.every and step % config.eval.every == 0)):
                     latest = evaluate("after" if last else f"step {step}")
                     after = latest if last else None
+                    host["eval_latest"] = latest
                     row |= records.eval_metrics(latest)
                 if config.log.rollouts_every and (step - 1) % config.log.rollouts_every == 0:
                     further = sharding.fetch({k: table[k] for k in config.log.columns})
@@ -367,6 +378,15 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             )
         records.say_summary(summary, work.path)
         return Result(work.path, summary)
+
+
+def _differs(work: Workdir, config: tp.Any) -> str:
+    """What a run may not change between its lives, where its config.json has something else."""
+    try:
+        old = build.identifying(workdir_config(str(work.path)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # of another rlpt
+        return ""
+    return records.changed_settings(old, build.identifying(config))
 
 
 def _readable(config: tp.Any, pool: VerifierPool) -> tuple[list[Source], list[Prompt]]:

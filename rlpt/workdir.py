@@ -65,6 +65,21 @@ class Workdir:
                     "choose a writable directory with --workdir"
                 ) from e
 
+    def forget(self, step: int, finished: bool) -> None:
+        """Removes what an earlier life of the run left behind and this one has not come to.
+
+        Args:
+          step: at which it goes on; -1: it begins.  finished: summary.json may stay.
+        """
+        if not self._primary:
+            return
+        for file in self.path.glob("eval_*.json"):
+            number = file.stem.removeprefix("eval_")
+            if number.isdecimal() and int(number) > step:
+                file.unlink()
+        if not finished:
+            self.summary.unlink(missing_ok=True)
+
     def write_json(self, name: str, value: tp.Any) -> pathlib.Path:
         """Writes strict JSON so that a reader sees the old file or the new, never a part.
 

@@ -399,12 +399,37 @@ def test_a_full_disk_is_reported_by_the_next_save_and_older_steps_survive(open_a
             checkpointer.save(3, big, HOST)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    for part in ("saving step 2 to", "Steps [1] are untouched", "Check that there is space"):
+    for part in ("saving step 3 to", "Steps [1] are untouched", "Check that there is space"):
         assert part in str(error.value)
     checkpointer.save(3, big, HOST)
     checkpointer.wait()
     assert checkpointer.steps() == [3]
     assert_same(open_at().restore(big).device_state, big)
+
+
+def test_a_save_is_tried_after_one_that_failed(open_at):
+    """There may be space again; what failed is said."""
+    checkpointer = open_at()
+    big = {"x": jax.random.normal(jax.random.key(0), (300_000,))}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        checkpointer.save(1, big, HOST)
+        while checkpointer._manager.is_saving_in_progress():
+            time.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    checkpointer.save(2, big, HOST)
+    assert checkpointer.steps() == [2], "it is there when the call returns"
+    assert_same(open_at().restore(big).device_state, big)
+
+
+def test_the_host_state_is_that_of_the_call(open_at):
+    checkpointer, state = open_at(), {"skipped": {"policy": 0}}
+    checkpointer.save(1, {"x": jnp.ones(2)}, state)
+    state["skipped"]["policy"] = 7
+    checkpointer.wait()
+    assert open_at().restore({"x": jnp.ones(2)}).host_state == {"skipped": {"policy": 0}}
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):

@@ -90,7 +90,7 @@ def write_run(path, *, rewards=(0.0, 0.5, 1.0), evals=None, changed=None, summar
         (path / f"eval_{step}.json").write_text(json.dumps(evaluation(scores)))
     diff = {k: {"value": repr(v), "default": "0"} for k, v in (changed or {}).items()}
     (path / "config_diff.json").write_text(json.dumps(diff))
-    config = {"steps": len(rewards), "model": {"source": "toy"}, "seed": diff.get("seed", 0)}
+    config = {"steps": len(rewards), "model": {"source": "toy"}, "seed": 0, **(changed or {})}
     (path / "config.json").write_text(json.dumps(config))
     if summary:
         (path / "summary.json").write_text(json.dumps({"steps": 3, "seconds": {"all": 9.0}}))
@@ -567,10 +567,23 @@ def test_a_word_begins_with_its_blank():
     backend.decoder = tokenizers.decoders.Metaspace()
     pieces = rollouts.Pieces()
     pieces._backends["f"] = backend
-    assert [pieces.table[pieces.index(pathlib.Path("f"), t)] for t in (0, 1)] == [
-        (0, " a"),
-        (1, "b"),
-    ]
+    pieces.indices(pathlib.Path("f"), [0, 1, 0])
+    assert pieces.table == [(0, " a"), (1, "b")]
+
+
+def test_characters_of_several_tokens_are_shown():
+    said = "é 数学 😀!"
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    backend.model = tokenizers.models.BPE({c: i for i, c in enumerate(letters)}, [])
+    pieces, ids = rollouts.Pieces(), backend.encode(said).ids
+    pieces._backends["f"] = backend
+    shown = [pieces.table[at] for at in pieces.indices(pathlib.Path("f"), ids)]
+    assert [i for i, _ in shown] == ids and "".join(text for _, text in shown) == said
+    torn = pieces.indices(pathlib.Path("f"), ids[:1])
+    assert pieces.table[torn[0]][1] == "\ufffd", "half a character"
 
 
 def test_groups_may_span_blocks_and_files(tmp_path):

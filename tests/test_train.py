@@ -211,6 +211,73 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert steps == list(range(1, step + 2))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_stop_with_nobody_to_read_it_leaves_a_checkpoint(number, tmp_path):
+    """`rlpt train | tee log`: Ctrl-C ends tee as well."""
+    process = start(tmp_path, dict(steps=400))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if re.search(r"step\s+2/", line):
+            break
+    process.stdout.close()
+    process.send_signal(number)
+    assert process.wait(timeout=120) != 0
+    (saved,) = (tmp_path / "checkpoints").glob("[0-9]*")
+    assert int(saved.name) >= 2
+
+
+def test_what_an_earlier_life_left_is_gone(tmp_path):
+    """Evaluations and a summary behind the step at which the run goes on, or begins anew."""
+    changes = dict(steps=2, eval__every=1, export=False, eval__prompts=1, eval__samples=1)
+    found = lambda: {p.name for p in tmp_path.glob("eval_*.json")}  # noqa: E731
+    train_lib.train(toy(**changes), tmp_path)
+    (tmp_path / "eval_7.json").write_text("{}")
+    assert found() == {f"eval_{i}.json" for i in (0, 1, 2, 7)}
+    seen = []
+
+    def stop(self, step):
+        seen.append((found(), (tmp_path / "summary.json").exists()))
+        raise RuntimeError
+
+    c = toy(**changes | dict(steps=4))
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr(train_lib.overlap.Rollouts, "__call__", stop)
+        train_lib.train(c, tmp_path)
+    assert seen == [({f"eval_{i}.json" for i in (0, 1, 2)}, False)]
+    shutil.rmtree(tmp_path / "checkpoints")
+    train_lib.train(toy(**changes | dict(steps=1, eval__every=0, eval__samples=0)), tmp_path)
+    assert found() == {"eval_0.json", "eval_1.json"}
+
+
+def test_before_and_after_are_of_one_evaluation(tmp_path):
+    """The same prompts and as many samples; how often is free."""
+    changes = dict(steps=1, export=False, eval__prompts=1, eval__samples=1)
+    train_lib.train(toy(**changes), tmp_path)
+    more = changes | dict(steps=2)
+    with pytest.raises(IdentityError, match=r"eval.samples: saved 1, now 2") as said:
+        train_lib.train(toy(**more | dict(eval__samples=2)), tmp_path)
+    assert "checkpoint.allow=config goes on" in str(said.value) and "steps" not in str(said.value)
+    train_lib.train(toy(**more, eval__every=1, checkpoint__allow=("model,config",)), tmp_path)
+
+
+def test_a_resumed_run_shows_its_last_evaluation(tmp_path, monkeypatch):
+    changes = dict(export=False, eval__prompts=1, eval__samples=1)
+    scores = iter([0.0, 0.75, 0.5])
+    real = train_lib.evaluate_lib.evaluate
+    monkeypatch.setattr(
+        train_lib.evaluate_lib, "evaluate", lambda *a, **k: real(*a, **k) | {"pass@1": next(scores)}
+    )
+    shown = []
+    live = train_lib.metrics_lib.Metrics.live
+    monkeypatch.setattr(
+        train_lib.metrics_lib.Metrics, "live",
+        lambda self, step, values: shown.append(values["eval/pass@1"]) or live(self, step, values),
+    )  # fmt: skip
+    train_lib.train(toy(steps=1, **changes), tmp_path)
+    train_lib.train(toy(steps=3, **changes), tmp_path)
+    assert shown == [0.75, 0.75, 0.5]
+
+
 def test_lora_trains_and_exports_merged(tmp_path):
     c = toy(model__lora__rank=4, optim__lr=3e-2)
     result = train_lib.train(c, tmp_path)

@@ -36,7 +36,7 @@ _REMARKS = (
         "most batches had no gradient: solved, or shaping leaves out all rows",
     ),
     ("policy/skipped", 0.0, "optimizer steps were skipped, or nothing was left to train on"),
-    ("rollout/masked_rows", 0.0, "rows a step had no verdict and were left out"),
+    ("rollout/without_verdict", 0.0, "rows a step had no verdict and were left out"),
 )
 
 

@@ -73,7 +73,11 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "Lengths and outcomes": (
         Panel("Length", r"(rollout|eval)/length", "tokens a completion"),
         Panel("Truncated", r"(rollout|eval)/truncated", "share cut by the length limit", UNIT),
-        Panel("Rows", r"rollout/(rows|masked_rows)", "masked: without a verdict, left out"),
+        Panel(
+            "Rows",
+            r"rollout/(rows|masked_rows|without_verdict)",
+            "masked: without a verdict, empty, or left out by shaping",
+        ),
     ),
     "Noise of the verifiers": (
         Panel(
@@ -91,8 +95,6 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel("Programs compiled", r"time/compilations", "since the start of the process"),
     ),
 }
-_STACKED = ("verify/", "time/")  # prefixes of stacked charts
-_NOT_STACKED = {"time/compilations"}
 # outcome -> colour: what is right looks the same on every page
 _OUTCOMES = {
     "correct": 2,
@@ -130,7 +132,7 @@ def sections(
             if k not in ("step", "time") and is_number(v)
         }
     )
-    claimed = {n for n in names if n.startswith(_STACKED)}
+    claimed = {n for n in names if _stacked(n, "verify/") or _stacked(n, "time/")}
     chosen: dict[str, list[tuple[Panel, list[str]]]] = {}
     for title, panels in PANELS.items():
         chosen[title] = []
@@ -228,17 +230,23 @@ def _trees(
     return out
 
 
+def _stacked(name: str, prefix: str) -> bool:
+    """Whether a metric is a part of the stacked chart of a prefix: a verdict, or a stage's time."""
+    outcome = prefix != "verify/" or name.rpartition("/")[2] in _OUTCOMES
+    return name.startswith(prefix) and outcome and name != "time/compilations"
+
+
 def _stacks(
     settings: tp.Sequence[Setting], prefix: str, title: str, note: str
 ) -> list[markupsafe.Markup]:
     runs = [run for setting in settings for run in setting.runs]
     out = []
     for run in runs[:_STACKS]:
-        names = sorted({k for row in run.metrics for k in row if k.startswith(prefix)})
-        every = {n.removeprefix(prefix): run.series(n) for n in names if n not in _NOT_STACKED}
+        names = sorted({k for row in run.metrics for k in row if _stacked(k, prefix)})
+        every = {n.removeprefix(prefix): run.series(n) for n in names}
         parts = {name: series for name, series in every.items() if series}
         colours = [
-            _OUTCOMES.get(n.rpartition("/")[2], charts.COLOURS - 1) if prefix == "verify/" else i
+            _OUTCOMES[n.rpartition("/")[2]] if prefix == "verify/" else i
             for i, n in enumerate(parts)
         ]
         small = f"{run.name}, {note}" if len(runs) > 1 else note

@@ -26,6 +26,7 @@ _FEWEST_TOKENS = 40
 _NODES = 400  # drawn of a tree
 _TEXT = {"prompt": 6000, "answer": 500, "detail": 400, "name": 80, "piece": 120, "label": 60}
 _VERIFIERS = _COLUMNS = 12  # shown of a row
+_PART = "\ufffd"  # in what a part of a character decodes to
 
 # What the lines of a file begin with: read without parsing lines that are not shown.
 _HEAD = re.compile(rb'\{"step": (\d+), "block": (\d+), "sample": \d+(?:, "group": (-?\d+))?')
@@ -36,15 +37,31 @@ class Pieces:
 
     def __init__(self) -> None:
         self.table: list[tuple[int, str | None]] = []
-        self._index: dict[tuple[str, int], int] = {}
+        self._index: dict[tuple[str, int, str | None], int] = {}
         self._backends: dict[str, tp.Any] = {}
+        self._texts: dict[tuple[str, int], str | None] = {}
 
-    def index(self, source: pathlib.Path | None, token: int) -> int:
-        """Where the token of the tokenizer file is in the table."""
-        key = (str(source), token)
+    def indices(self, source: pathlib.Path | None, tokens: tp.Sequence[int]) -> list[int]:
+        """Where the tokens, as a text, are in the table.
+
+        A character that several tokens spell together stands at the last of them.
+        """
+        texts = [self._text(source, token) for token in tokens]
+        start = 0
+        for i, text in enumerate(texts):
+            if source is None or text is None or _PART not in text:
+                start = i + 1
+            elif _PART not in (whole := self._decoded(source, tokens[start : i + 1])):
+                texts[start : i + 1] = [""] * (i - start) + [whole]
+                start = i + 1
+        return [self._place(source, *pair) for pair in zip(tokens, texts, strict=True)]
+
+    def _place(self, source: pathlib.Path | None, token: int, text: str | None) -> int:
+        key = (str(source), token, text)
         if key not in self._index:
             self._index[key] = len(self.table)
-            self.table.append((token, self._text(source, token)))
+            shown = None if text is None else short(visible(text), _TEXT["piece"])
+            self.table.append((token, shown))
         return self._index[key]
 
     def forget(self, size: int) -> None:
@@ -53,8 +70,15 @@ class Pieces:
         self._index = {key: at for key, at in self._index.items() if at < size}
 
     def _text(self, source: pathlib.Path | None, token: int) -> str | None:
+        """What the token says by itself; None: nothing, or there is no tokenizer."""
         if source is None:
             return None
+        key = (str(source), token)
+        if key not in self._texts:
+            self._texts[key] = self._decoded(source, [token]) or None
+        return self._texts[key]
+
+    def _decoded(self, source: pathlib.Path, tokens: tp.Sequence[int]) -> str:
         backend = self._backends.get(str(source))
         if backend is None:
             import tokenizers
@@ -62,10 +86,9 @@ class Pieces:
             backend = tokenizers.Tokenizer.from_file(str(source))
             self._backends[str(source)] = backend
         # on its own a first token loses the blank before it: decode it behind another one
-        before = backend.decode([token], skip_special_tokens=False)
-        both = backend.decode([token, token], skip_special_tokens=False)
-        text = both[len(before) :] if both.startswith(before) else before
-        return short(visible(text), _TEXT["piece"]) or None
+        before: str = backend.decode([*tokens], skip_special_tokens=False)
+        both: str = backend.decode([*tokens, *tokens], skip_special_tokens=False)
+        return both[len(before) :] if both.startswith(before) else before
 
 
 def tokenizer_files(runs: tp.Sequence[Run]) -> list[pathlib.Path | None]:
@@ -269,7 +292,7 @@ def _encode(
         out["statistics"] = tree.statistics(nodes, [len(t) for t in tokens])
         for node in nodes[:_NODES]:  # parents come first
             first = tokens[node.rows[0]][node.start : node.end]
-            shown = [pieces.table[pieces.index(source, t)] for t in first[:24]]
+            shown = [pieces.table[at] for at in pieces.indices(source, first[:24])]
             text = "".join(f"⟨{t}⟩" if piece is None else piece for t, piece in shown)
             text += "…" if len(first) > 24 else ""
             out["tree"].append(
@@ -298,6 +321,7 @@ def _encode_row(
         for key in ("outcomes", "verdicts", "details")
     )
     named = list(dict.fromkeys([*outcomes, *verdicts]))[:_VERIFIERS]
+    own_places = pieces.indices(source, row["tokens"])
     out: Row = {
         "prompt": prompts.index(row["prompt"]),
         "sample": row["sample"],
@@ -312,7 +336,7 @@ def _encode_row(
         ],
         "length": n,
         "cut": [head, n - head - tail],
-        "tokens": [pieces.index(source, row["tokens"][t]) for t in keep],
+        "tokens": [own_places[t] for t in keep],
     }  # fmt: skip
     if source is None:
         out["text"] = _clipped(row["completion"], "prompt")

@@ -1,8 +1,8 @@
 """A run's workdir as the report reads it, whatever state it is in.
 
 Nothing is locked and nothing is written.  A file that is missing, still being written or
-damaged costs what it would have told, and is named in `Run.problems`.  Runs that differ in
-nothing but their seed, and in what they leave behind, are one setting.
+damaged costs what it would have told, and is named in `Run.problems`.  Runs whose config.json
+differs in nothing but the seed, and in what they leave behind, are one setting.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from rlpt.report.text import short
 Row = metrics.Row
 
 _EVAL = re.compile(r"eval_(\d+)\.json")
-_NO_MATTER = re.compile(r"seed|export|debug|(log|checkpoint|pool)\..+")  # settings of one curve
+_NO_MATTER = re.compile(r"seed|export|debug|(log|checkpoint)\..+|pool\.workers")  # of one curve
 _SHOWN_VALUE = 300  # characters of a setting
+UNKNOWN = "not known"
 
 
 @dataclasses.dataclass
@@ -34,7 +35,7 @@ class Run:
       metrics: rows of metrics.jsonl in order of their steps, the last one of each step.
       evals: step -> eval_<step>.json.
       config, summary: config.json and summary.json, {} where there is none.
-      changed: {setting: (value, default)}, of config_diff.json.
+      changed: {setting: (value, default)}, of config_diff.json; None: it could not be read.
       problems: a line for each thing that could not be read.
     """
 
@@ -44,7 +45,7 @@ class Run:
     evals: dict[int, Row] = dataclasses.field(default_factory=dict)
     config: Row = dataclasses.field(default_factory=dict)
     summary: Row = dataclasses.field(default_factory=dict)
-    changed: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    changed: dict[str, tuple[str, str]] | None = None
     problems: list[str] = dataclasses.field(default_factory=list)
 
     @property
@@ -99,9 +100,14 @@ def read(path: str | os.PathLike[str], name: str = "") -> Run:
     run.metrics = [rows[step] for step in sorted(rows)]
     run.config = _object(where / "config.json", run.problems)
     run.summary = _object(where / "summary.json", [])  # a run that goes on has none
-    for key, pair in _object(where / "config_diff.json", run.problems).items():
-        if isinstance(pair, dict):
-            run.changed[key] = str(pair.get("value", "?")), str(pair.get("default", "?"))
+    before = len(run.problems)
+    pairs = _object(where / "config_diff.json", run.problems)
+    if len(run.problems) == before:
+        run.changed = {
+            key: (str(pair.get("value", "?")), str(pair.get("default", "?")))
+            for key, pair in pairs.items()
+            if isinstance(pair, dict)
+        }
     for file in sorted(where.iterdir()):
         match = _EVAL.fullmatch(file.name)
         if match and (found := _object(file, run.problems)):
@@ -125,18 +131,20 @@ def read_all(paths: tp.Sequence[str | os.PathLike[str]]) -> list[Run]:
 
 
 def settings(runs: tp.Sequence[Run]) -> list[Setting]:
-    """The runs by setting, in the order given; a run without config_diff.json is its own."""
+    """The runs by setting, in the order given; a run whose settings are not known is its own."""
     found: dict[str, list[Run]] = {}
     for run in runs:
-        changed = sorted((k, v) for k, v in run.changed.items() if not _NO_MATTER.fullmatch(k))
-        known = (run.path / "config_diff.json").exists()
-        found.setdefault(repr(changed) if known else str(run.path), []).append(run)
+        own = {k: v for k, v in flat(run.config).items() if not _NO_MATTER.fullmatch(k)}
+        key = repr(sorted(own.items())) if run.config else str(run.path)
+        found.setdefault(key, []).append(run)
     out = []
     for same in found.values():
         label = same[0].name
         if len(same) > 1:
-            start = os.path.commonprefix([run.name for run in same]).rstrip("-_./ 0123456789")
-            label = f"{start or label} ({len(same)} seeds)"
+            start = _begin([run.name for run in same])
+            seeds = len({repr(run.config.get("seed")) for run in same})
+            runs_of = f"{len(same)} runs of " if seeds < len(same) else ""
+            label = f"{start or label} ({runs_of}{seeds} seed{'s' * (seeds > 1)})"
         out.append(Setting(label, same))
     labels = [setting.label for setting in out]
     for number, setting in enumerate(out, 1):
@@ -145,17 +153,38 @@ def settings(runs: tp.Sequence[Run]) -> list[Setting]:
     return out
 
 
+def _begin(names: tp.Sequence[str]) -> str:
+    """What the names of runs have in common, without a word for the seed and half a number."""
+    start = os.path.commonprefix(list(names))
+    if any(name[len(start) :][:1].isdigit() for name in names):
+        start = start.rstrip("0123456789")
+    return re.sub(r"[-_./ ]*(seed)?[-_./ ]*$", "", start)
+
+
+def flat(value: tp.Any, at: str = "") -> dict[str, str]:
+    """A config, as JSON data, as {setting: its value in JSON}."""
+    if not isinstance(value, dict) or (at and not value):
+        return {at: json.dumps(value)}
+    parts = (flat(child, f"{at}.{key}" if at else key) for key, child in value.items())
+    return {name: text for part in parts for name, text in part.items()}
+
+
 def differences(runs: tp.Sequence[Run]) -> list[tuple[str, str, list[str | None]]]:
     """(setting, default, value by run; None: the default) of all that any run changed.
 
     Settings in which the runs differ come first.  Long values are shortened, those that differ so
-    that each is seen from shortly before where they part.
+    that each is seen from shortly before where they part.  A run whose config_diff.json could not
+    be read has UNKNOWN.
     """
-    keys = sorted({key for run in runs for key in run.changed})
+    known = [run.changed for run in runs if run.changed is not None]
+    keys = sorted({key for changed in known for key in changed})
     rows = []
     for key in keys:
-        values = [run.changed[key][0] if key in run.changed else None for run in runs]
-        default = next(run.changed[key][1] for run in runs if key in run.changed)
+        values = [
+            UNKNOWN if run.changed is None else run.changed[key][0] if key in run.changed else None
+            for run in runs
+        ]
+        default = next(changed[key][1] for changed in known if key in changed)
         rows.append((key, default, values))
     rows.sort(key=lambda row: len(set(row[2])) == 1)
     return [(key, short(default, _SHOWN_VALUE), _shown(values)) for key, default, values in rows]

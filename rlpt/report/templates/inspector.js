@@ -37,7 +37,7 @@ $('run').prepend(option('', 'all'));
 $('run').value = '';
 $('run-label').hidden = runs.length < 2;
 const outcomes = new Set(rows.flatMap(({row}) => row.verdicts.map(v => v[0] + ': ' + v[1])));
-$('outcome').append(option('', 'any'), option('!', 'truncated'), option('?', 'left out (no verdict)'),
+$('outcome').append(option('', 'any'), option('!', 'truncated'), option('?', 'left out'),
   ...[...outcomes].sort().map(name => option('=' + name, name)));
 
 function filtered() {
