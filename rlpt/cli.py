@@ -138,13 +138,21 @@ def _explain(e: BaseException, argv: list[str]) -> str:
         if not arg.startswith("--config."):
             continue
         level, at = config_lib.default(), "config"
-        for part in arg[len("--config.") :].partition("=")[0].split("."):
+        for part in re.split(r"[.\[]", arg[len("--config.") :].partition("=")[0]):
             if part not in level and len(level):
                 return f"{at} has no key {part!r} ({arg}).{config_lib.suggest(part, level.keys())}"
             level, at = level.get(part, {}), f"{at}.{part}"
             if not hasattr(level, "keys"):
                 break
     text = str(e.args[0] if isinstance(e, KeyError) and e.args else e)
+    if re.fullmatch(r"""["']*\w+["']*""", text):  # a KeyError, or one in another's message
+        name = text.strip("\"'")
+        return (
+            f"{_config_source(argv)} does not set {name!r}: flags change what is there, so set it "
+            "in the file"
+        )
+    if text == "tuple index out of range":
+        return "a flag with [i]: the tuple has no entry i; the first one is 0"
     if unknown := re.search(r'Key "(\w+)" does not exist', text):  # the rest is the whole config
         near = re.search(r'Did you mean "(\w+)"', text)
         hint = f"; did you mean {near[1]!r}?" if near else "; rlpt/settings.py has all of them"
@@ -287,6 +295,8 @@ def _evaluate(argv: list[str]) -> None:
             )
         config = policy.workdir_config(values.model)
     base = results.read_result(values.base) if values.base else None  # before the work
+    if values.out and not pathlib.Path(values.out).absolute().parent.is_dir():
+        raise SystemExit(f"rlpt evaluate: --out {values.out}: there is no such directory; make it")
     result = evaluate.evaluate_source(
         config, values.model, best_of=values.best_of, cot=values.cot, plain=values.plain,
         cache=evaluate.cache_directory() if values.cache is None else values.cache,

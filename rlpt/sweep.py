@@ -39,6 +39,7 @@ from rlpt import config as config_lib
 from rlpt.settings import ConfigError, suggest
 
 KEYS = ("config", "settings", "baseline", "seeds", "measures")
+MEASURES = ("pass@1", "greedy")  # those of a sweep that names none
 LOG = "sweep.log"  # what a run printed, in its workdir
 GRACE = 120.0  # seconds for runs to write a checkpoint when the sweep is stopped
 
@@ -108,9 +109,12 @@ def load_sweep(source: str) -> Sweep:
             f"{source}: no setting is called {given['baseline']!r}, the baseline."
             + suggest(given["baseline"], names)
         )
+    for name, changes in given["settings"]:
+        if "seed" in dict(changes):
+            raise ConfigError(f"{source}, {name}: the seed is not a setting: write it into seeds")
     pairs = [(name, dict(changes), seed) for name, changes in given["settings"] for seed in seeds]
     runs = tuple(Run(i, name, seed, changes) for i, (name, changes, seed) in enumerate(pairs))
-    measures = tuple(given.get("measures") or ("pass@1", "greedy"))
+    measures = tuple(given.get("measures") or MEASURES)
     return Sweep(source, given["config"], runs, given["baseline"], measures)
 
 
@@ -161,14 +165,26 @@ def summary_of(out: pathlib.Path, run: Run) -> dict[str, tp.Any] | None:
     return json.loads(file.read_text()) if file.is_file() else None
 
 
-def check(sweep: Sweep, out: pathlib.Path) -> None:
+def measures_of(config: tp.Any) -> list[str]:
+    """The measures that every evaluation of a config has."""
+    n = config.eval.samples
+    names = {f"pass@{k}" for k in (*(2**i for i in range(n.bit_length())), n) if 0 < k <= n}
+    return [*sorted(names, key=lambda name: int(name[5:])), "greedy", "length", "truncated"]
+
+
+def check(
+    sweep: Sweep, out: pathlib.Path, only: collections.abc.Collection[int] | None = None
+) -> None:
     """Checks every config before anything runs.
 
-    Raises: ConfigError for a setting that cannot work, and where a workdir under `out` is of
-      another config: the name of a run says only what it is called in its sweep.
+    Args: only: the indices of the runs to check; None: all.
+
+    Raises: ConfigError for a setting that cannot work or a measure that no evaluation has, and
+      where a workdir under `out` is of another config: the name of a run says only what it is
+      called in its sweep.
     """
     checked: set[str] = set()
-    for run in sweep.runs:
+    for run in sweep.runs if only is None else [sweep.runs[i] for i in only]:
         config = config_of(sweep, run)
         try:
             if run.setting not in checked:  # seeds change nothing that can be checked
@@ -176,6 +192,13 @@ def check(sweep: Sweep, out: pathlib.Path) -> None:
         except ValueError as e:
             raise ConfigError(f"{sweep.source}, {run.setting}: {e}") from e
         checked.add(run.setting)
+        known = measures_of(config)
+        for m in sweep.measures:
+            if m not in (*known, *MEASURES):
+                raise ConfigError(
+                    f"{sweep.source}, {run.setting}: measures: got {m!r}, expected some of "
+                    f"{', '.join(known)}.{suggest(m, known)}"
+                )
         file = out / run.name / "config.json"
         if file.is_file():
             old, new = json.loads(file.read_text()), json.loads(config.to_json_best_effort())
@@ -206,6 +229,7 @@ def run_one(sweep: Sweep, index: int, out: pathlib.Path) -> None:
 
     if not 0 <= index < len(sweep.runs):
         raise ValueError(f"--index: got {index}, expected 0 to {len(sweep.runs) - 1}")
+    check(sweep, out, [index])
     run = sweep.runs[index]
     if summary_of(out, run):
         records.say(f"{run.name} is finished")
@@ -307,8 +331,8 @@ def collect(
 
     Returns: baseline; settings {name: {measure: {"seeds": {seed: value}, "mean", "low", "high",
       and but for the baseline "difference": {"seeds" (number of pairs), "mean", "low", "high"}}}};
-      unfinished {run: why}.  Intervals are Student's over seeds, those of differences over
-      pairs of equal seeds; None with fewer than two.
+      unfinished {run: why}, with those whose evaluation lacks a measure.  Intervals are Student's
+      over seeds, those of differences over pairs of equal seeds; None with fewer than two.
     """
     values: dict[str, dict[str, dict[int, float]]] = {
         name: {m: {} for m in sweep.measures} for name in sweep.settings
@@ -321,12 +345,10 @@ def collect(
             continue
         after = summary["eval_after"] or {}
         for m in sweep.measures:
-            if m not in after:
-                raise ValueError(
-                    f"{run.name}: eval_after of its summary.json has no {m!r}."
-                    + suggest(m, [k for k, v in after.items() if isinstance(v, float)])
-                )
-            values[run.setting][m][run.seed] = after[m]
+            if m in after:
+                values[run.setting][m][run.seed] = after[m]
+        if lacking := [m for m in sweep.measures if m not in after]:
+            unfinished[run.name] = f"finished; its evaluation has no {' and no '.join(lacking)}"
     settings: dict[str, tp.Any] = {}
     for name, by_measure in values.items():
         settings[name] = {}
@@ -416,6 +438,8 @@ def main(
     stem = pathlib.Path(source.partition(":")[0]).stem
     path = pathlib.Path(out or f"runs/{stem}")
     if index is not None:
+        if dry_run or only_table:
+            raise ConfigError("--index runs a run: give it without --dry-run and --table")
         run_one(sweep, index, path)
         return {}
     check(sweep, path)

@@ -140,6 +140,14 @@ def test_data_build_and_train_on_it(tmp_path):
             "config.optim has no key 'lrr' (--config.optim.lrr=1). Did you mean 'lr'? Accepted: b1",
         ),
         (("train", "--config", TOY, "--workdir", "w", "--config.optim.lr=fast"), 1, "fast"),
+        *[
+            (("train", "--config", TOY, "--workdir", "w", *given), 1, said)
+            for given, said in (
+                (["--config.model.chat.think=false"], f"{TOY} does not set 'think': flags change"),
+                (["--config.advantage[0].fn=group.rloo", "--config.steps=x"], "steps=x: invalid"),
+                (["--config.advantage[7].fn=group.rloo"], "the tuple has no entry i"),
+            )
+        ],
         (("train", "--config", TOY, "--workdr", "w"), 1, "Did you mean: workdir"),
         (("sample",), 1, "--prompt is needed"),
         (("sample", "--model", "/nowhere", "--prompt", "x"), 1, "/nowhere"),

@@ -13,6 +13,7 @@ import pytest
 
 from rlpt import cli, statistics, sweep
 from rlpt.settings import ConfigError
+from tests.test_train import toy
 
 ROOT = pathlib.Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "configs/sweeps").glob("*.py"))
@@ -212,8 +213,34 @@ def test_pairs_are_of_equal_seeds(unbroken, tmp_path):
 
 def test_an_unknown_measure_is_named(unbroken, tmp_path):
     made = sweep.load_sweep(write(tmp_path, measures=("pass@3",)))
-    with pytest.raises(ValueError, match="base-seed0: .* has no 'pass@3'. Did you mean 'pass@"):
-        sweep.collect(made, unbroken[1])
+    with pytest.raises(
+        ConfigError, match="measures: got 'pass@3', expected some of pass@1, .* Did"
+    ):
+        sweep.check(made, tmp_path / "none")
+    found = sweep.collect(made, unbroken[1])
+    why = "finished; its evaluation has no pass@3"
+    assert found["unfinished"]["base-seed0"] == why and why in sweep.table(found)
+    for n, names in ((0, []), (1, ["pass@1"]), (6, ["pass@1", "pass@2", "pass@4", "pass@6"])):
+        assert sweep.measures_of(toy(eval__samples=n))[: len(names) + 1] == [*names, "greedy"]
+
+
+def test_a_seed_is_no_setting(tmp_path):
+    with pytest.raises(ConfigError, match="b: the seed is not a setting: write it into seeds"):
+        sweep.load_sweep(write(tmp_path, [("base", {}), ("b", {"seed": 7})]))
+
+
+def test_an_index_runs_its_run_and_nothing_else(unbroken, tmp_path, capsys):
+    _, out, _ = unbroken
+    file = write(tmp_path, [("base", {}), ("flat", {"optim.lr": 1.0})])
+    for more, place, said in (
+        (("0", "--dry-run"), tmp_path / "out", "give it without"),
+        (("0", "--table"), tmp_path / "out", "give it without"),
+        (("2",), out, "flat-seed0 is of a run with another config"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["sweep", file, "--out", str(place), "--index", *more])
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 # ---- running
