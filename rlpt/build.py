@@ -33,8 +33,9 @@ from rlpt.models.load import Loaded
 from rlpt.models.transformer import ModelConfig
 from rlpt.rollouts import _inner
 from rlpt.tasks import build as tasks_build
-from rlpt.tasks.base import Prompt, content_id
+from rlpt.tasks.base import Prompt, asked
 from rlpt.tasks.stream import Curriculum, Source
+from rlpt.verifiers import base as verifiers_base
 
 _TINY = ModelConfig(8, 1, 8, 8, 1, 1, 8)  # for shapes
 
@@ -191,9 +192,20 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
         own = {k: v for k, v in dict(spec).items() if k not in ("weight", "label", "verifier")}
         config_lib.entry("tasks", own)
     of_pool = ("name", "weight", "range", "batch", "missing")  # settings that the run reads
-    for spec in config.verifiers:
+    missing = settings.missing_by_verifier(config)
+    for i, spec in enumerate(config.verifiers):
         own = {k: v for k, v in dict(spec).items() if k not in of_pool}
         config_lib.entry("verifiers", own)
+        asks = verifiers_base.traits_of(config_lib.find("verifiers", spec["fn"])).asks
+        counts_as = missing[spec["name"]]["unparsable"]
+        said = "unparsable" in dict(spec.get("missing", {}))
+        if asks and not said and counts_as not in ("mask", "ignore"):
+            raise ConfigError(
+                f"config.verifiers[{i}].missing: {spec['fn']} asks somebody else, whose refusals "
+                f"and slips (unparsable) would count as {counts_as}; write missing=dict("
+                "unparsable='mask') into the entry, which leaves such rows out (or 'ignore' with "
+                "weight=0.0), or the number that you mean"
+            )
     rollout_of(config)
     completion_of(config)
     Curriculum(tp.cast(tp.Any, None), **curriculum_of(config))
@@ -412,8 +424,8 @@ def _check_ids(train: list[Prompt], held_out: list[Prompt]) -> None:
                 "expected one; give the files different names, or name a column with ids (id=)"
             )
         judged[prompt.id] = prompt
-    asked = {content_id(p) for p in train}
-    if seen := sum(content_id(p) in asked for p in held_out):
+    known = {asked(p) for p in train}
+    if seen := sum(asked(p) in known for p in held_out):
         print(
             f"tasks    WARNING: {seen} of {len(held_out)} held-out prompts are trained on too",
             file=sys.stderr,

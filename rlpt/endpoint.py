@@ -153,11 +153,13 @@ class Endpoint:
             choices = [
                 (c["message"]["content"] or "", c.get("finish_reason")) for c in answer["choices"]
             ]
+            if any(type(text) is not str for text, _ in choices):
+                raise TypeError
             used = (answer.get("usage") or {}).get("completion_tokens")
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise EndpointError(
                 f"{self.url}: got {reply.text[:300]!r}, expected JSON with "
-                "choices[].message.content; is this an OpenAI-compatible server?"
+                "texts in choices[].message.content; is this an OpenAI-compatible server?"
             ) from e
         if not choices:
             raise EndpointError(f"{self.url}: got no choices, expected up to {body['n']}")

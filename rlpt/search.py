@@ -35,16 +35,22 @@ def aggregate(scores: collections.abc.Sequence[float], how: str) -> float:
             f"{', '.join(AGGREGATES)} of at least one"
         )
     if how == "last":
-        return float(scores[-1])
+        scores = scores[-1:]
     values = np.asarray(scores, float)
-    if np.isneginf(values).any():  # a step without a score is the worst, whatever the others
+    if (np.isneginf(values) | np.isnan(values)).any():  # a step without a score is the worst
         return -np.inf
-    return float({"min": values.min(), "prod": values.prod(), "mean": values.mean()}[how])
+    return float(
+        {"min": values.min(), "prod": values.prod(), "mean": values.mean()}.get(how, values[0])
+    )
 
 
 def best(scores: collections.abc.Sequence[float], keep: int) -> list[int]:
-    """The indices of the `keep` highest scores, highest first; of equal ones the earlier first."""
-    return sorted(range(len(scores)), key=lambda i: -scores[i])[:keep]
+    """The indices of the `keep` highest scores, highest first; of equal ones the earlier first.
+
+    NaN, no score, is behind all others.
+    """
+    own = [-math.inf if math.isnan(x) else x for x in scores]
+    return sorted(range(len(own)), key=lambda i: (-own[i], math.isnan(scores[i])))[:keep]
 
 
 def distinct(items: collections.abc.Sequence[collections.abc.Hashable]) -> list[int]:
@@ -81,7 +87,7 @@ def weighted_majority(
     """
     votes: dict[str, list[float]] = collections.defaultdict(list)
     for answer, score in zip(answers, scores, strict=True):
-        if answer is not None and score is not None:
+        if answer is not None and score is not None and not math.isnan(score):
             votes[answer].append(score)
     sums = {answer: math.fsum(own) for answer, own in votes.items()}
     most = max(sums.values(), default=0.0)

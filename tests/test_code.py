@@ -75,6 +75,12 @@ def test_asserts():
         assert verdict.detail.startswith(failure), verdict
 
 
+def test_a_result_that_is_too_deep_to_give_back_is_wrong():
+    for depth in (59, 60, 63):
+        program = f"def f(x):\n v = []\n for _ in range({depth}): v = [v]\n return v"
+        assert judge(program, ["assert f(f(1)) == 1"]).outcome == "incorrect", depth
+
+
 def test_a_candidate_cannot_write_into_the_log():
     verdict = judge("def f(x): raise ValueError('\\x1b[2J\\n\\ud800 passed')", ASSERTS)
     assert verdict.detail.isascii() and verdict.detail.isprintable(), repr(verdict.detail)

@@ -583,8 +583,9 @@ def test_a_server_is_evaluated_and_resumed(serve, tmp_path, monkeypatch):
     [
         ((401,), "status 401: busy", 1),
         ((500,) * 3, "status 500", 2),
-        (("{}",), r"got '\{\}', expected JSON with choices", 1),
+        (("{}",), r"got '\{\}', expected JSON with texts in choices", 1),
         (('{"choices": []}',), "got no choices", 1),
+        (('{"choices": [{"message": {"content": [{"text": "x"}]}}]}',), "expected JSON with te", 1),
         (("<html>",), "OpenAI-compatible", 1),
     ],
 )

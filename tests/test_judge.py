@@ -236,6 +236,19 @@ def test_breaker_spares_a_server_that_fails_and_finds_it_again():
         assert [v.score for v in verdicts] == [float(i == 4) for i in range(40)], "it is back"
 
 
+def test_a_fault_of_the_first_row_shows_that_the_service_is_back():
+    """It is the one that is asked alone; the others would else be lost again and again."""
+    for first in ("http_400", "cut_off", "refusal"):
+        with faulty_judge.FaultyJudge(*["http_500"] * 3, first, "honest") as own:
+            kw = dict(breaker=3, cooldown=0.2, concurrency=1, attempts=1)
+            settings = dict(base_url=own.url, model="m", **kw)
+            rows = [base.Trajectory(f"\\boxed{{{i}}}") for i in range(6)]
+            judge.judge(rows, [_prompt()] * 6, **settings)
+            time.sleep(0.25)
+            verdicts = judge.judge(rows, [_prompt()] * 6, **settings)
+            assert verdicts[0].score is None and [v.score for v in verdicts[1:]] == [0, 0, 0, 1, 0]
+
+
 def test_no_server(server):
     with faulty_judge.FaultyJudge() as gone:
         gone.stop()

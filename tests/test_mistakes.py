@@ -444,6 +444,19 @@ def test_an_edited_function_is_not_resumed_with_silently(tmp_path, monkeypatch):
     assert set(json.loads(used)) == {"edited_paper", "paper_helper"}, "no jax, no rlpt"
 
 
+def test_what_a_judge_does_not_say_is_no_silent_zero():
+    spec = dict(fn="judge.judge", name="judge", base_url="http://127.0.0.1:9/v1", model="m")
+    first = toy().verifiers[0]
+    for more in (dict(), dict(missing=dict(crash="0"))):
+        with pytest.raises(
+            config.ConfigError, match=r"verifiers\[1\].missing: judge.judge asks so"
+        ):
+            build.check(toy(verifiers=(first, spec | more)))
+    for said in ("mask", "0"):
+        build.check(toy(verifiers=(first, spec | dict(missing=dict(unparsable=said)))))
+    build.check(toy(verifiers=(first, spec), missing__unparsable="mask"))
+
+
 PAIR = dict(fn="pairs.best_worst")
 ROLLOUTS = [  # fn, settings, changes of the config, what is said
     ("beam.steps", dict(expand=3), {}, "steps: got group=4, expand=3"),

@@ -536,6 +536,8 @@ def test_a_stratum_that_was_not_heard_says_nothing():
     got, state = appeals.stratified.update(rewards, appeal, kind, appeals.stratified.init())
     close(got["metrics/fn_rate"], 25 / 125, 1e-6)
     close(got["fn_rates"][0, [0, -1]], [0.2, 0.2], 1e-6)
+    own, _ = appeals.stratified.update(rewards, appeal, kind, appeals.stratified.init(), shrink=0.0)
+    close(own["fn_rates"][0, [0, -1]], [0.2, 0.2], 1e-6, "no rows of its own, and no 0")
     appeal = appeal.at[0, -1].set(1.0)  # later one is: its positives count from the beginning
     got, _ = appeals.stratified.update(rewards, appeal, kind, state, decay=1.0)
     close(state["positives"][1], 300)

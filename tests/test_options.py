@@ -108,6 +108,10 @@ def test_missing_verdicts_are_masked_or_count(tmp_path):
     assert zero["rollout/masked_rows"] == 0
     assert mask["rollout/masked_rows"] == zero["verify/number/unparsable"] > 0
     assert only["rollout/masked_rows"] == mask["rollout/masked_rows"]
+    assert only["rollout/without_verdict"] == only["rollout/masked_rows"]
+    train(tmp_path, "out", verifiers=verifiers, shaping=("tests.toy:without_the_first",))
+    out = steps(tmp_path, "out")[0]
+    assert out["rollout/masked_rows"] == 4 and out["rollout/without_verdict"] == 0
     measured = verifiers[0] | {"name": "m", "weight": 0.0, "missing": {"unparsable": "ignore"}}
     digit = dict(fn="tests.toy:starts_with_digit", name="d")
     train(tmp_path, "ignore", verifiers=(digit, measured))

@@ -407,6 +407,44 @@ def test_seeds_are_one_setting(tmp_path):
     assert rows[0] == ("advantage", "0", [None, None, None, "'rloo'"])
 
 
+def test_what_is_one_setting(tmp_path):
+    """By config.json; what cannot be read is no default."""
+
+    def made(name, seed=0, **changed):
+        return write_run(tmp_path / name, changed=changed | dict(seed=seed))
+
+    def labels(*where):
+        return [(s.label, len(s.runs)) for s in runs.settings(runs.read_all(where))]
+
+    old = made("v-seed0")  # of other defaults: config_diff.json is the same
+    config = json.loads((old / "config.json").read_text()) | {"optim": {"lr": 1.0}}
+    (old / "config.json").write_text(json.dumps(config))
+    assert labels(old, made("v-seed1", 1)) == [("v-seed0", 1), ("v-seed1", 1)]
+    assert labels(made("g0"), made("g1")) == [("g (2 runs of 1 seed)", 2)]
+    slow = {"pool.deadline": 5.0}
+    assert len(labels(made("p0"), made("p1", 1, **slow))) == 2, "verdicts that time out"
+    assert len(labels(made("w0"), made("w1", 1, **{"pool.workers": 9}))) == 1
+    rates = [made(f"lr1e-{e}/{s}", s, lr=e) for e in (5, 6) for s in (0, 1)]
+    assert labels(*rates) == [("lr1e-5 (2 seeds)", 2), ("lr1e-6 (2 seeds)", 2)]
+    assert labels(made("run-10", 0), made("run-11", 1)) == [("run (2 seeds)", 2)]
+    damaged = made("d", lr=3)
+    (damaged / "config_diff.json").write_text("{")
+    assert runs.differences(runs.read_all([rates[0], damaged]))[0][2] == ["5", runs.UNKNOWN]
+
+
+def test_only_verdicts_are_among_the_outcomes(tmp_path):
+    work = write_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+    counts = {"verify/dynamic/generated": 96.0, "verify/w/invalid": 2.0, "time/compilations": 7.0}
+    write_lines(work / "metrics.jsonl", [row | counts for row in rows])
+    text = page.render([runs.read(work)]).decode()
+    stacked = text[text.index("Outcomes of the verifiers") :]
+    stacked = stacked[: stacked.index("</figure>")]
+    assert "w/invalid" in stacked and "dynamic" not in stacked
+    other = text[text.index("Other metrics") :]
+    assert "verify/dynamic/generated" in other, "nothing is lost"
+
+
 def test_settings_that_differ_late_are_two(tmp_path):
     long = ["x" * 400 + f" probability={p} " + "y" * 400 for p in ("0.25", "0.75")]
     where = [

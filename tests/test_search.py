@@ -31,6 +31,10 @@ def test_aggregates_of_steps():
             longer = search.aggregate([*scores, 1.0], how)
             assert longer == pytest.approx(search.aggregate(scores, how))
         assert search.aggregate([*scores, 1.0], "last") == 1.0
+    for how in search.AGGREGATES:
+        assert search.aggregate([0.5, float("nan")], how) == -np.inf, "the worst"
+    assert search.best([0.2, float("nan"), 0.9, -np.inf], 4) == [2, 0, 3, 1]
+    assert search.weighted_majority(["a", "b"], [float("nan"), 0.5]) == ["b"]
     for scores, how in (([0.5], "sum"), ([], "min")):
         with pytest.raises(ValueError, match="expected one of min, prod, last, mean of at least"):
             search.aggregate(scores, how)

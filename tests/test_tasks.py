@@ -346,8 +346,8 @@ def test_files_of_a_layout_have_ids_of_their_own(tmp_path):
 
 
 def test_held_out_prompts_that_are_trained_on_are_counted(tmp_path, capsys):
-    path = _write(tmp_path / "a.jsonl", [{"q": "1?"}, {"q": "2?"}])
-    held_out = _write(tmp_path / "b.jsonl", [{"q": "2?"}, {"q": "3?"}])
+    path = _write(tmp_path / "a.jsonl", [{"q": "1 1?"}, {"q": "2  2?", "a": "4"}])
+    held_out = _write(tmp_path / "b.jsonl", [{"q": "2 2? ", "a": 4}, {"q": "3?"}])
     c = config.default()
     c.tasks = (dict(fn="files.jsonl", prompt="q", path=path, eval_path=held_out),)
     rlpt.build.load_tasks(c)
@@ -355,6 +355,13 @@ def test_held_out_prompts_that_are_trained_on_are_counted(tmp_path, capsys):
     c.tasks = (dict(fn="arithmetic.sums", digits=1),)
     rlpt.build.load_tasks(c)
     assert not capsys.readouterr().err
+
+
+def test_blanks_do_not_part_equal_questions(tmp_path):
+    rows = [{"q": f"{i} and  {j}?{end}"} for i in range(9) for j in range(3) for end in ("", " ")]
+    s = dict(path=_write(tmp_path / "a.jsonl", rows), prompt="q", eval_fraction=0.3)
+    train, held_out = ({p.question.strip() for p in files.jsonl(x, **s)} for x in base.SPLITS)
+    assert train and held_out and not train & held_out
 
 
 def test_two_prompts_of_one_id_are_refused(tmp_path):

@@ -44,6 +44,11 @@ def greedy_advantage(rewards, row_mask=None, *, scale: float = 1.0):
     return rewards * scale
 
 
+def without_the_first(rewards, row_mask):
+    """Leaves the first row of each block out."""
+    return {"row_mask": row_mask & (jnp.arange(rewards.shape[1]) > 0)}
+
+
 def heads(rewards, key):
     """Its own draw, as a metric."""
     return {"rewards": rewards, "metrics/heads": jax.random.uniform(key)}

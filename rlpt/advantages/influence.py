@@ -53,7 +53,7 @@ def thr(
     size = jnp.abs(reward)
     falling = -jnp.sort(-jnp.where(trained, size, -jnp.inf).reshape(len(size), -1), axis=-1)
     count = jnp.sum(trained, axis=(1, 2))
-    edge = jnp.clip(jnp.ceil(keep * count).astype(jnp.int32), 1, falling.shape[-1]) - 1
+    edge = jnp.clip(jnp.ceil(keep * count - 1e-3).astype(jnp.int32), 1, falling.shape[-1]) - 1
     cut = jnp.take_along_axis(falling, edge[:, None], axis=-1)[..., None]
     kept = trained & (size >= cut) & (size > tau)
     shaped = jnp.where(kept, base * (1.0 + p * jnp.sign(reward)), 0.0)

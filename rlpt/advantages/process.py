@@ -74,7 +74,8 @@ def pure(
       temperature: > 0; towards 0 the minimum, towards infinity the mean.
       baseline: 'token' or 'step'.  outcome_coef: weight of the outcome.
 
-    Returns: [P,G,T] float32; 0 in a row that is out.
+    Returns: [P,G,T] float32; 0 in a row that is out.  A row that is alone in its group has b = 0:
+      r* itself, and no outcome.
 
     Raises: ValueError for an unknown form or baseline, or G=1.
 

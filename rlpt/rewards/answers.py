@@ -16,6 +16,7 @@ from rlpt import masks
 from rlpt.columns import Transform
 from rlpt.rewards import _draws
 
+_SEED = 0x616E73  # of the hash: coins of noise, which begin with 0, are not to follow from answers
 SLOTS = 2**20  # size of the state of `visits`; a power of two up to 2**24
 
 
@@ -48,7 +49,7 @@ def of_completions(
     if context_id is not None:
         same = same & (context_id.T[:, :, None] == context_id[None])
     first = jnp.argmax(same & rows[None], axis=-1).T
-    hashed = _draws.hashed(0, prompt_id, completion_tokens, completion_mask)
+    hashed = _draws.hashed(_SEED, prompt_id, completion_tokens, completion_mask)
     key = (hashed * 2**24).astype(jnp.int32)
     return {
         "answer_id": jnp.where(rows, first, -1).astype(jnp.int32),
@@ -75,7 +76,7 @@ def of_verdict(
     rows = rows & masks.live(rows, row_mask)
     number = jnp.where(rows, answer, -1).astype(jnp.int32)
     one = number[..., None]
-    key = (_draws.hashed(0, prompt_id, one, jnp.ones_like(one, bool)) * 2**24).astype(jnp.int32)
+    key = (_draws.hashed(_SEED, prompt_id, one, jnp.ones_like(one, bool)) * 2**24).astype(jnp.int32)
     return {"answer_id": number, "answer_key": jnp.where(rows, key, -1)}
 
 

@@ -212,7 +212,8 @@ def _shrunk(
     Returns: [MAX_STRATA + 1] float32 in [0, max_rate].
     """
     pooled = jnp.clip(jnp.sum(part) / jnp.maximum(jnp.sum(part + rest), 1e-6), 0.0, 1.0)
-    rates = (part + shrink * pooled) / jnp.maximum(part + rest + shrink, 1e-6)
+    rows = part + rest + shrink
+    rates = jnp.where(rows > 1e-6, (part + shrink * pooled) / jnp.maximum(rows, 1e-6), pooled)
     return jnp.clip(jnp.append(rates, pooled), 0.0, max_rate)
 
 

@@ -39,7 +39,8 @@ def decomposition_loss(
     steps = jnp.sum(~jnp.isnan(factors).any(-1), axis=-1)
     rows = steps > 0 if row_mask is None else row_mask & (steps > 0)
     error = (jnp.sum(proxy(factors, weights), axis=-1) - rewards) / jnp.maximum(steps, 1)
-    return jnp.sum(jnp.where(rows, jnp.square(error), 0.0)) / jnp.maximum(jnp.sum(rows), 1)
+    error = jnp.where(rows, error, 0.0)  # before the square, whose gradient at NaN is NaN
+    return jnp.sum(jnp.square(error)) / jnp.maximum(jnp.sum(rows), 1)
 
 
 def _init() -> dict[str, jax.Array]:

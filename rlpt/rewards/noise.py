@@ -133,7 +133,8 @@ def inject_hashed(
 
     Args:
       completion_tokens: [P,G,T] int32.  completion_mask: [P,G,T] bool.
-      seed: of the hash.  The others as `inject`.
+      seed: of the hash; with the same, two noisy verifiers err on the same rows.  The others as
+        `inject`.
 
     Returns, Raises: as `inject`.
     """

@@ -54,6 +54,11 @@ def content_id(prompt: Prompt) -> str:
     return f"{hash_int(repr(prompt.messages), repr(prompt.answer)):016x}"
 
 
+def asked(prompt: Prompt) -> str:
+    """The question with single blanks, by which prompts are the same to a held-out set."""
+    return " ".join(prompt.question.split())
+
+
 def hash_int(*parts: tp.Any, bits: int = 64) -> int:
     """An integer in [0, 2**bits) from the text of `parts`, the same everywhere (blake2b).
 

@@ -210,10 +210,10 @@ def _resolved(settings: dict[str, tp.Any]) -> dict[str, tp.Any]:
 
 
 def _belongs(prompt: base.Prompt, s: dict[str, tp.Any]) -> bool:
-    """Whether a prompt is in the split; equal questions are in the same one."""
+    """Whether a prompt is in the split; questions alike but for blanks are in the same."""
     if s["eval_path"] or not s["eval_fraction"]:
         return True
-    return base.split_of(prompt.question, s["eval_fraction"], s["seed"]) == s["split"]
+    return base.split_of(base.asked(prompt), s["eval_fraction"], s["seed"]) == s["split"]
 
 
 _FIELD = re.compile(r"\{([A-Za-z_][\w.]*)\}")

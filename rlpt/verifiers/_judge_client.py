@@ -18,7 +18,7 @@ import typing as tp
 
 from rlpt import retries
 
-_FAULT_OF_THE_ROW = (400, 413, 422, 429)  # says nothing about whether the service works
+_FAULT_OF_THE_ROW = (400, 413, 422, 429)  # or of their number; the service works
 _SHOWN = 200  # characters of a server's text in a detail
 _LOOK = 3.0  # seconds to ask the server about its model
 _RUN = 8  # characters of the key that may not stand in a row
@@ -226,8 +226,7 @@ class Client:
         else:
             self.breaker.note(True)
             return text
-        if failure.counts:
-            self.breaker.note(False)
+        self.breaker.note(not failure.counts)  # a fault of the row shows that the service works
         raise failure
 
     async def _post(self, http: tp.Any, body: dict[str, tp.Any]) -> tuple[int, tp.Any, bytes]:
