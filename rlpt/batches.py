@@ -179,6 +179,8 @@ def to_rows(batch: Batch) -> list[dict[str, tp.Any]]:
             "tokens": table["completion_tokens"][i, j, :n].tolist(),
             "verdicts": {k: v.score for k, v in verdicts.items()},
             "outcomes": {k: v.outcome for k, v in verdicts.items()},
+            "details": {k: v.detail for k, v in verdicts.items() if v.detail},
+            "rollout_masks": {k: bool(table[k][i, j]) for k in ("row_mask", "train_mask")},
         }
         row |= {k: table[k][i, j, :n].tolist() for k in ("loss_mask", "sampler_logp")}
         row |= {

@@ -108,13 +108,11 @@ def rollout_rows(
     rows = batches.to_rows(batches.Batch(table, batch.text))
     for row in rows:
         i, j = row["block"], row["sample"]
-        verdicts = batch.text.verdicts[i][j]
         own = table["advantages"][i, j, : len(row["tokens"])]
         row["advantages"] = [finite(x) for x in own.tolist()]
         row["reward"] = finite(float(table["rewards"][i, j]))
         row["rollout_masks"] = {k: bool(batch.table[k][i, j]) for k in ("row_mask", "train_mask")}
         row["rows_of_step"] = len(rows)
-        row["details"] = {k: v.detail for k, v in verdicts.items() if v.detail}
         if further:
             n = len(row["tokens"])
             row["columns"] = {k: _of_row(x, i, j, n) for k, x in further.items()}

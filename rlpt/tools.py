@@ -472,7 +472,8 @@ class Tools(Setup):
             text.completions[i][j] = r["completion"]
             for name, score in r["verdicts"].items():
                 outcome = r["outcomes"][name]
-                text.verdicts[i][j][name] = Verdict(score, outcome)
+                detail = r.get("details", {}).get(name, "")
+                text.verdicts[i][j][name] = Verdict(score, outcome, detail)
                 counts_as = self._counts_as(name, outcome, score)
                 if f"verdict/{name}" in table and counts_as is not None:
                     table[f"verdict/{name}"][i, j] = counts_as

@@ -184,6 +184,8 @@ def test_the_sampler_of_a_run_gets_them(rank, dtype):
     want = int8.quantise(jax.tree.map(jnp.asarray, loaded.params))["layers"]["up"]
     np.testing.assert_array_equal(kernel.values, want.values)
     assert params["embed"].dtype == dtype
+    norms = (params["final_norm"], params["layers"]["attn_norm"])
+    assert all(x.dtype == jnp.float32 for x in norms), "as the update uses them"
     trained = jax.tree.leaves(learners.policy_params())
     assert all(x.dtype == jnp.float32 for x in trained), "the update's weights are as they were"
 

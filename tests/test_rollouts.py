@@ -1,5 +1,6 @@
 """Rollouts on the toy model: groups that span blocks, dynamic sampling, carried blocks."""
 
+import dataclasses
 import json
 
 import jax
@@ -325,6 +326,17 @@ def test_carried_blocks_and_a_truncated_law_refuse_each_other(make):
         refill(tools)
     (batch,), _ = refill(tools, max_batches=1, carry=False)
     assert batch.outcomes["dynamic/batches"] == 1
+
+
+def test_what_is_carried_keeps_its_masks_and_details(make):
+    tools = make()
+    batch = sample.on_policy(stream(), tools, None, 0, prompts=2, group=4)[0]["policy"]
+    batch.table["train_mask"][0, 1] = False
+    name, verdict = next(iter(batch.text.verdicts[1][2].items()))
+    batch.text.verdicts[1][2][name] = dataclasses.replace(verdict, detail="looked at twice")
+    again = tools.from_rows(json.loads(json.dumps(tools.to_rows(batch))))
+    np.testing.assert_array_equal(again.table["train_mask"], batch.table["train_mask"])
+    assert again.text.verdicts == batch.text.verdicts
 
 
 def test_the_masks_of_a_recording_are_those_of_the_rollout(make):
