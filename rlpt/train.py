@@ -46,7 +46,7 @@ from rlpt.tasks.base import Prompt
 from rlpt.tasks.stream import Curriculum, Source, Stream, filter_long
 from rlpt.verifiers import base as verifiers_base
 from rlpt.verifiers.pool import VerifierPool
-from rlpt.workdir import Workdir
+from rlpt.workdir import Workdir, WorkdirError
 
 
 @dataclasses.dataclass
@@ -116,7 +116,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
     Returns: Result; the directory holds metrics.jsonl, rollouts.jsonl, summary.json,
       tokenizer.json, learning_curve.png, checkpoints/ and, with config.export, export/.
     Raises: ConfigError before anything is loaded for settings that cannot work;
-      WorkdirInUse; KeyboardInterrupt after a stop by signal, with a checkpoint.
+      WorkdirInUse; WorkdirError for a finished run without checkpoints; KeyboardInterrupt after a
+      stop by signal, with a checkpoint.
     """
     t0 = time.monotonic()
     chain, scorers = build.check(config)
@@ -197,6 +198,11 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             rollouts.set_state(host)
             saved_at = step
             records.say(f"resume   at step {step} of {config.steps}")
+        elif work.summary.exists():
+            raise WorkdirError(
+                f"{work.path} holds a finished run whose checkpoints are gone: to begin anew would "
+                "empty its logs. Choose another --workdir, or delete its summary.json"
+            )
         work.forget(step if saved else -1, finished=step == config.steps)
         work.write_json("config.json", json.loads(config.to_json_best_effort()))
         changed = config_lib.differences(config, config_lib.default())

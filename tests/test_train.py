@@ -20,6 +20,7 @@ from rlpt import train as train_lib
 from rlpt.checkpoint import Checkpointer, IdentityError
 from rlpt.config import ConfigError
 from rlpt.models.load import load
+from rlpt.workdir import WorkdirError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -245,7 +246,13 @@ def test_what_an_earlier_life_left_is_gone(tmp_path):
         train_lib.train(c, tmp_path)
     assert seen == [({f"eval_{i}.json" for i in (0, 1, 2)}, False)]
     shutil.rmtree(tmp_path / "checkpoints")
-    train_lib.train(toy(**changes | dict(steps=1, eval__every=0, eval__samples=0)), tmp_path)
+    anew = changes | dict(steps=1, eval__every=0, eval__samples=0)
+    train_lib.train(toy(**anew), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(WorkdirError, match="a finished run whose checkpoints are gone"):
+        train_lib.train(toy(**anew), tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before, "its logs are there"
     assert found() == {"eval_0.json", "eval_1.json"}
 
 
