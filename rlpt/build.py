@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 import rlpt
-from rlpt import blocks, optim, probe, scoring, settings
+from rlpt import blocks, optim, probe, ranges, scoring, settings
 from rlpt import chain as chain_lib
 from rlpt import columns as columns_lib
 from rlpt import config as config_lib
@@ -187,6 +187,7 @@ def check(config: tp.Any) -> tuple[chain_lib.Chain, tuple[config_lib.Bound, ...]
       that nothing makes or a shape that does not fit, before anything is loaded.
     """
     config_lib.validate(config)
+    ranges.check_run(config)
     generate_lib.make_law(*(config.sampling[k] for k in generate_lib.LawNumbers._fields))
     for spec in config.tasks:
         own = {k: v for k, v in dict(spec).items() if k not in ("weight", "label", "verifier")}

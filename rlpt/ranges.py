@@ -69,6 +69,16 @@ RANGES = {
     "aggregate.constant_length.length": _COUNT,
 }  # fmt: skip
 
+# Of the settings of a run that nothing else looks at before it begins.
+OF_RUN = {
+    "eval.temperature": "(0, inf)", "pool.deadline": _POSITIVE, "pool.batch_deadline": _POSITIVE,
+    "model.lora.alpha": "(0, inf)",
+}  # fmt: skip
+OF_OPTIM = {"b1": "[0, 1)", "b2": "[0, 1)", "eps": "(0, inf)", "end_lr_fraction": "[0, inf)"}
+OF_ENTRIES = {
+    "verifiers": {"weight": "(-inf, inf)"}, "tasks": {"weight": "(0, inf)"},
+    "loss": {"coef": "(-inf, inf)"},
+}  # fmt: skip
 # Bounds of one and the same quantity; of the surrogates they are widths to both sides of 1.
 _PAIRS = (("low", "high"), ("cap_low", "cap_high"), ("floor", "ceiling"))
 _WIDTHS = ("surrogates", "off_policy")
@@ -127,3 +137,28 @@ def check(where: str, name: str, fn: tp.Any, settings: tp.Mapping[str, tp.Any]) 
         a, b = settings.get(low), settings.get(high)
         if isinstance(a, int | float) and isinstance(b, int | float) and a > b:
             raise ConfigError(f"{where}: got {low}={a} above {high}={b}, expected it below")
+
+
+def check_run(config: tp.Any) -> None:
+    """Looks at the numbers of a run that belong to no method.
+
+    Raises: ConfigError naming the setting, what it got and the interval.
+    """
+    found: list[tuple[str, tp.Any, str]] = []
+    for name, interval in OF_RUN.items():
+        value = config
+        for part in name.split("."):
+            value = value[part]
+        found.append((name, value, interval))
+    optims = {"optim": config.optim}
+    optims |= {f"learners.{k}.optim": v.get("optim", {}) for k, v in config.learners.items()}
+    for where, optim in optims.items():
+        found += [(f"{where}.{k}", optim.get(k), own) for k, own in OF_OPTIM.items()]
+    for where, intervals in OF_ENTRIES.items():
+        for i, entry in enumerate(config[where]):
+            given = entry if hasattr(entry, "keys") else {}
+            found += [(f"{where}[{i}].{k}", given.get(k), own) for k, own in intervals.items()]
+    for where, value, interval in found:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and not within(value, interval):
+            raise ConfigError(f"config.{where}: got {value}, expected a number in {interval}")

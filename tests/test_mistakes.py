@@ -4,6 +4,7 @@ when the first batch is there, and never trained on."""
 import importlib
 import inspect
 import json
+import math
 import re
 import sys
 
@@ -568,6 +569,24 @@ def test_blocks_of_stages_and_of_other_tables_divide(where):
     c.learners.model.minibatches = 4
     with pytest.raises(config.ConfigError, match="model.minibatches: 4 does not divide the 6 bl"):
         build.check(c)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("eval__temperature", x) for x in (-1.0, 0.0, math.nan)),
+        *(("pool__deadline", -1.0), ("pool__batch_deadline", 0.0), ("model__lora__alpha", 0.0)),
+        *(("optim__b1", 1.0), ("optim__b2", -0.1), ("optim__eps", 0.0)),
+        ("optim__end_lr_fraction", -1.0),
+        ("verifiers", (dict(fn="tests.toy:always", name="a", weight=math.nan),)),
+        ("tasks", (dict(fn="arithmetic.sums", weight=-1.0),)),
+        ("loss", (dict(surrogate="surrogates.ppo_clip", coef=math.inf),)),
+        ("learners__critic", dict(output="value", loss=("penalties.value_mse",), optim=dict(b1=2))),
+    ],
+)
+def test_numbers_of_the_run_are_within_their_ranges(setting, value):
+    with pytest.raises(config.ConfigError, match=r"config\..*: got .*, expected a number in [\[(]"):
+        build.check(toy(**{setting: value}))
 
 
 def test_a_string_is_no_tuple():
