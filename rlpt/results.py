@@ -93,8 +93,8 @@ def summary(rows: collections.abc.Sequence[Row]) -> dict[str, tp.Any]:
         result["length"] = float(np.mean(lengths))
     result["truncated"] = float(np.mean([t for r in rows for t in r["truncated"]]))
     for name in ("missing", "unheard"):
-        if lost := sum(r.get(name, 0) for r in rows):
-            result[name] = lost / sum(r.get("samples", 0) + ("greedy" in r) for r in rows)
+        if lost := _missing(rows, name):
+            result[name] = lost
     result["outcomes"] = dict(
         collections.Counter(
             f"{name}/{outcome}"
@@ -112,6 +112,12 @@ def summary(rows: collections.abc.Sequence[Row]) -> dict[str, tp.Any]:
                 k: float(own[k].mean()) for k in ("pass@1", "greedy") if k in own
             }
     return result
+
+
+def _missing(rows: collections.abc.Sequence[Row], name: str = "missing") -> float:
+    """The share of completions whose verdicts were lost."""
+    lost = sum(r.get(name, 0) for r in rows)
+    return lost / sum(r.get("samples", 0) + ("greedy" in r) for r in rows) if lost else 0.0
 
 
 def calibration(rows: collections.abc.Sequence[Row], name: str) -> dict[str, tp.Any]:
@@ -166,7 +172,8 @@ def compare(new: dict[str, tp.Any], base: dict[str, tp.Any]) -> dict[str, tp.Any
     Args:
       new, base: as `evaluate.evaluate_source` returns or a run leaves in eval_<step>.json.
     Returns: prompts (shared), only_new, only_base (numbers of others), measures {measure: of
-      `statistics.paired`}, and, where both drew as many samples, support: a prompt is in a
+      `statistics.paired`}, notes (texts: what is not compared, what of it is missing verdicts),
+      and, where both drew as many samples, support: a prompt is in a
       model's support if at least one of its n samples is correct, so it depends on n;
       gained, lost (ids), kept, never (numbers), retained (kept / (kept + lost); None: the
       base solves none).
@@ -189,11 +196,27 @@ def compare(new: dict[str, tp.Any], base: dict[str, tp.Any]) -> dict[str, tp.Any
             )
     settings = [{k: r.get(k, "") for k in ("best_of", "cot")} for r in (new, base)]
     mine, theirs = measures(first, **settings[0]), measures(second, **settings[1])
+    notes = []
+    for key, prefixes in (("best_of", ("best@", "weighted@")), ("cot", ("cot_",))):
+        own, other = (s[key] for s in settings)
+        if own and other and own != other:
+            mine = {k: v for k, v in mine.items() if not k.startswith(prefixes)}
+            notes.append(
+                f"{'k, '.join(prefixes)}k: not compared, of {own!r} in one and {other!r} in the "
+                "other"
+            )
+    gone = [_missing(rows) for rows in (first, second)]
+    if any(gone):
+        notes.append(
+            f"{gone[0]:.1%} of the completions of new and {gone[1]:.1%} of base have no verdict "
+            "and count as wrong"
+        )
     out: dict[str, tp.Any] = {
         "prompts": len(shared),
         "only_new": len(a) - len(shared),
         "only_base": len(b) - len(shared),
         "measures": {k: statistics.paired(mine[k], theirs[k]) for k in mine if k in theirs},
+        "notes": notes,
     }
     if first[0].get("samples", 0) == second[0].get("samples", 0) > 0:
         solved = [
@@ -247,5 +270,6 @@ def comparison_table(found: dict[str, tp.Any]) -> str:
             f"solved at least once in {s['samples']} samples: gained {len(s['gained'])}, lost "
             f"{len(s['lost'])}, kept {s['kept']}{retained}, never {s['never']}"
         )
+    lines += [f"note: {note}" for note in found.get("notes", ())]
     lines.append("interval: 95% percentile bootstrap over prompts; p: exact sign test, two-sided")
     return "\n".join(lines)

@@ -466,6 +466,21 @@ def test_compare_refuses_and_leaves_out():
     fewer = results.compare(made([1, 2]), made([1, 1], samples=2))
     assert "support" not in fewer, "supports from 4 and from 2 samples"
     assert "pass@2" in fewer["measures"] and "pass@4" not in fewer["measures"]
+    assert not fewer["notes"]
+
+
+def test_compare_says_what_is_lost_and_what_was_chosen_otherwise():
+    judges = {"a": [[0.9, "correct"], [0.1, "incorrect"]], "b": [[0.2, "correct"]] * 2}
+    row = dict(correct=1, samples=2, hits=[True, False], answers=["1", "2"], verdicts=judges)
+    new, base = ({"best_of": name, "per_prompt": {"p": dict(row)}} for name in "ab")
+    base["per_prompt"]["p"]["missing"] = 1
+    found = results.compare(new, base)
+    assert "pass@1" in found["measures"] and "best@2" not in found["measures"]
+    shown = results.comparison_table(found)
+    assert "note: best@k, weighted@k: not compared, of 'a' in one and 'b' in the other" in shown
+    assert "note: 0.0% of the completions of new and 50.0% of base have no verdict" in shown
+    alike = results.compare(new, new)
+    assert {"best@2", "weighted@2"} <= set(alike["measures"]) and not alike["notes"]
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections imports configs with it

@@ -23,6 +23,7 @@ Row = dict[str, tp.Any]
 TOKENS = 1200  # shown of a completion, before anything else is shortened
 ROWS = 256  # shown of a group
 _FEWEST_TOKENS = 40
+_IN_VAIN = 100  # groups in a row that did not fit, after which no other is tried
 _NODES = 400  # drawn of a tree
 _TEXT = {"prompt": 6000, "answer": 500, "detail": 400, "name": 80, "piece": 120, "label": 60}
 _VERIFIERS = _COLUMNS = 12  # shown of a row
@@ -197,8 +198,9 @@ def sample(runs: tp.Sequence[Run], budget: int) -> Sample:
     chosen: dict[int, Row] = {}
     statistics = []
     left = budget
+    in_vain = 0
     for i in _spread(len(every)):
-        if left < budget // 100:
+        if left <= budget // 100 or in_vain > _IN_VAIN:
             break
         run = runs[every[i].run]
         rows, most, known = _rows(every[i], run), TOKENS, len(pieces.table)
@@ -213,8 +215,10 @@ def sample(runs: tp.Sequence[Run], budget: int) -> Sample:
             pieces.forget(known)
         if size > min(left, budget // 20):
             pieces.forget(known)
+            in_vain += 1
             continue
         left -= size
+        in_vain = 0
         chosen[i] = group
         if numbers := group.pop("statistics"):
             statistics.append((run.name, every[i].step, numbers))
