@@ -114,8 +114,8 @@ def default() -> tp.Any:
     # weights. rollout: the weights that the sampler reads: as_trained, gathered (whole over fsdp,
     # cut over model) or replicated.
     c.mesh = dict(data=-1, fsdp=1, model=1, rollout="as_trained")
-    # Evaluations are before and after the run, and every so many steps. prompts: held-out prompts
-    # of each task, 0: all; samples: completions of each, beside a greedy one; blocks: prompts at
+    # Evaluations are before and after the run, and every so many steps. prompts: the first held-out
+    # prompts of each task (shuffle a file that is sorted), 0: all; samples: completions of each, beside a greedy one; blocks: prompts at
     # once, 0: rollout.prompts.
     c.eval = dict(every=0, prompts=0, samples=8, temperature=1.0, blocks=0)
     # keep: the last checkpoints, keep_best: those with the best number of an evaluation (best)

@@ -356,6 +356,7 @@ def rl_plus(rewards: jax.Array, origin: jax.Array, row_mask: jax.Array | None = 
     Returns: [P,G] float32.
 
     Reference: Dong et al., "RL-PLUS", arXiv:2508.00222; its loss is `losses.surrogates.rl_plus`.
+    Differs from its code in: one row of the policy is its own mean, there the mean is 0 then.
     """
     chex.assert_equal_shape([rewards, origin])
     rows = masks.live(rewards, row_mask)
