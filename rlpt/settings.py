@@ -115,8 +115,8 @@ def default() -> tp.Any:
     # cut over model) or replicated.
     c.mesh = dict(data=-1, fsdp=1, model=1, rollout="as_trained")
     # Evaluations are before and after the run, and every so many steps. prompts: the first held-out
-    # prompts of each task (shuffle a file that is sorted), 0: all; samples: completions of each, beside a greedy one; blocks: prompts at
-    # once, 0: rollout.prompts.
+    # prompts of each task (shuffle a file that is sorted), 0: all; samples: completions of each,
+    # beside a greedy one; blocks: prompts at once, 0: rollout.prompts.
     c.eval = dict(every=0, prompts=0, samples=8, temperature=1.0, blocks=0)
     # keep: the last checkpoints, keep_best: those with the best number of an evaluation (best)
     # allow: names of the identity (config, model, tokenizer, versions, code) that may have changed
