@@ -24,7 +24,7 @@ def seeds(claim: str) -> tuple[int, ...]:
 
 
 def arm(file: str, arg: str | None = None, **changes: tp.Any) -> dict[str, tp.Any]:
-    """Every field of configs/FILE.py:ARG, as the overrides of a sweep's setting.
+    """Every field of configs/FILE.py:ARG but the seed, as the overrides of a sweep's setting.
 
     30 steps at a learning rate that falls linearly to a tenth, evaluated before and after.
 
@@ -43,7 +43,7 @@ def arm(file: str, arg: str | None = None, **changes: tp.Any) -> dict[str, tp.An
         for key in path:
             node = node[key]
         node[last] = value
-    return dict(c.items())
+    return {k: v for k, v in c.items() if k != "seed"}  # which is the sweep's
 
 
 def after_imitation(
