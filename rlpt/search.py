@@ -34,14 +34,11 @@ def aggregate(scores: collections.abc.Sequence[float], how: str) -> float:
             f"aggregate: got {how!r} of {len(scores)} scores, expected one of "
             f"{', '.join(AGGREGATES)} of at least one"
         )
-    if how == "last":
-        scores = scores[-1:]
-    values = np.asarray(scores, float)
+    values = np.asarray(scores[-1:] if how == "last" else scores, float)
     if (np.isneginf(values) | np.isnan(values)).any():  # a step without a score is the worst
         return -np.inf
-    return float(
-        {"min": values.min(), "prod": values.prod(), "mean": values.mean()}.get(how, values[0])
-    )
+    found = {"min": values.min(), "prod": values.prod(), "mean": values.mean(), "last": values[-1]}
+    return float(found[how])
 
 
 def best(scores: collections.abc.Sequence[float], keep: int) -> list[int]:
