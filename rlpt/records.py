@@ -12,7 +12,7 @@ from rlpt import batches, distributed, metrics
 from rlpt import columns as columns_lib
 from rlpt import learner as learner_lib
 from rlpt.columns import Table
-from rlpt.report.runs import flat
+from rlpt.report import runs as runs_lib
 from rlpt.verifiers import base
 
 
@@ -111,6 +111,7 @@ def rollout_rows(
         own = table["advantages"][i, j, : len(row["tokens"])]
         row["advantages"] = [finite(x) for x in own.tolist()]
         row["reward"] = finite(float(table["rewards"][i, j]))
+        # before shaping, which `table` is behind
         row["rollout_masks"] = {k: bool(batch.table[k][i, j]) for k in ("row_mask", "train_mask")}
         row["rows_of_step"] = len(rows)
         if further:
@@ -166,7 +167,7 @@ def say_arithmetic(config: tp.Any, learner: learner_lib.Learner) -> None:
 
 def changed_settings(saved: dict[str, tp.Any], now: dict[str, tp.Any]) -> str:
     """The settings in which two configs, as JSON data, differ: the end of a message."""
-    old, new = flat(saved), flat(now)
+    old, new = runs_lib.flat(saved), runs_lib.flat(now)
     lines = [
         f"\n  {k}: saved {old.get(k, 'nothing')}, now {new.get(k, 'nothing')}"
         for k in sorted({*old, *new})
