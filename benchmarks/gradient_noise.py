@@ -32,6 +32,14 @@ from rlpt.models.load import load
 
 RESULTS = ROOT / "benchmarks/results/gradient_noise.json"
 BATCHES, WARM, SEEDS, DECAY = 12, 12, (0, 1, 2), 0.9999
+FOUND = (
+    "TEMPO's gradient is the larger one, by 1.9 to 3.3 times in the square of its mean, and so is "
+    "its variance, by 1.4 to 1.8 times; relative to its mean it is the less noisy one, in each of "
+    "the three seeds. That says that its steps agree with each other more, not that they agree "
+    "with the gradient of the reward, which GRPO's mean would be but for its std. Products alone "
+    "were measured; the three seeds after 12 steps begin at the same trained weights. Commit: "
+    "08e48eb."
+)
 STILL = 1e-12  # a learning rate at which float32 weights do not move
 OWN = ("versions", "config", "tokenizer", "model")  # the checkpoint is of this very config
 Json = dict[str, tp.Any]
@@ -84,18 +92,22 @@ def noise(c: tp.Any, workdir: pathlib.Path) -> Json:
 
 
 def table(found: Json) -> list[str]:
-    """Markdown: noise by start and arm, one figure a seed, and its geometric mean over seeds."""
-    cells: dict[str, dict[str, list[float]]] = {}
+    """Markdown: by start and arm one figure a seed, and of the noise its geometric mean."""
+    cells: dict[str, dict[str, list[Json]]] = {}
     for name, of in found.items():
         when, arm, _ = name.split(", ")
-        cells.setdefault(when, {}).setdefault(arm, []).append(of["noise"])
-    lines = ["| at | arm | noise by seed | geometric mean |", "|---|---|---|---|"]
+        cells.setdefault(when, {}).setdefault(arm, []).append(of)
+    lines = [
+        "| at | arm | variance (trace) by seed | squared mean | noise | geometric mean of it |",
+        "|---|---|---|---|---|---|",
+    ]
     for when, arms in cells.items():
-        for arm, values in arms.items():
-            each = " ".join(f"{v:.3g}" for v in values)
-            low = min(values) <= 0  # no signal is seen in so many batches
-            mean = "no signal seen" if low else f"{np.exp(np.mean(np.log(values))):.3g}"
-            lines.append(f"| {when} | {arm} | {each} | {mean} |")
+        for arm, runs in arms.items():
+            each = [" ".join(f"{r[k]:.3g}" for r in runs) for k in ("trace", "signal", "noise")]
+            noise = [r["noise"] for r in runs]
+            low = min(noise) <= 0  # no signal is seen in so many batches
+            mean = "no signal seen" if low else f"{np.exp(np.mean(np.log(noise))):.3g}"
+            lines.append(f"| {when} | {arm} | {' | '.join(each)} | {mean} |")
     return lines
 
 

@@ -137,6 +137,7 @@ else
   stage methods "${methods[@]}"
   stage faults "${faults[@]}"
   stage pages "${pages[@]}"
+  options+=(--dist worksteal) # no tests there share anything
   for directory in tests/*/; do # further stages: one directory each
     if compgen -G "${directory}test_*.py" >/dev/null; then
       stage "$(basename "$directory")" "$directory"

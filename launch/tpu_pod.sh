@@ -54,6 +54,12 @@ done
 [[ -z "$bucket" || "$bucket" == gs://* ]] || die "--bucket: got $bucket, expected gs://..."
 [[ -z "$mount" || -n "$bucket" ]] || die "--mount: which bucket? --bucket gs://... says it"
 
+# A TPU VM's environment does not say that its slice has several hosts, as those of more than 8 have.
+if [[ "$1" == train && "${type##*-}" =~ ^[0-9]+$ ]] && ((${type##*-} > 8)) &&
+  [[ " $* " != *" --distributed"* ]]; then
+  set -- "$@" --distributed on
+fi
+
 where=()
 if [[ -n "$zone" ]]; then
   where=(--zone "$zone")

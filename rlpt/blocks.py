@@ -27,6 +27,9 @@ def _layouts(config: tp.Any) -> collections.abc.Iterator[tuple[str, tp.Any, int]
     for where, (layout, table) in layouts.items():
         for blocks in sorted(numbers.get(table, ())):
             yield where, layout, blocks
+        if table != "policy" and layout["writes"]:  # its column of the policy's table: see `score`
+            for blocks in sorted(numbers.get("policy", ())):
+                yield where, {**layout, "minibatches": 1}, blocks
 
 
 def check(config: tp.Any) -> None:

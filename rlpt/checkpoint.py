@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import math
 import os
+import pathlib
 import typing as tp
 
 import jax
@@ -31,6 +32,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from rlpt import digests as digests_lib
+from rlpt import distributed
 from rlpt.digests import Leaves, Region
 
 Tree = tp.Any
@@ -126,12 +128,25 @@ class Checkpointer:
                 f"cannot use {self.directory} for checkpoints: {e}. Choose a writable directory."
             ) from e
         if best_metric is not None:
-            for step in self.steps():
+            for step in self.steps():  # that all processes have
                 manifest, _ = _attempt(functools.partial(self._manifest, step))
                 self._score(step, manifest["metrics"] if manifest else {})
 
     def steps(self) -> list[int]:
-        """Steps on disk, ascending, good or not; a save in flight is not among them."""
+        """Steps on disk, ascending, good or not; a save in flight is not among them.
+
+        Those that process 0 sees; every process calls it, and waits until it sees the newest.
+        Raises: CheckpointError where one does not.
+        """
+        found = distributed.join(self._on_disk() if distributed.primary() else [])
+        if found:
+            try:
+                distributed.sees(pathlib.Path(self.directory / str(found[-1])))
+            except ValueError as e:
+                raise CheckpointError(str(e)) from e
+        return found
+
+    def _on_disk(self) -> list[int]:
         return sorted(found.step for found in self._names.find_all(self.directory))
 
     def save(
@@ -162,6 +177,8 @@ class Checkpointer:
         except CheckpointError as e:  # of a step that is gone; there may be space again
             logging.error("CHECKPOINT NOT WRITTEN: %s Step %d is tried now.", e, step)
             again = True
+        if again := bool(distributed.agree(again)):  # also where another process alone failed
+            self._writing = False
         _check_json(host_state)
         host_state = copy.deepcopy(host_state)  # it is written while the run changes it
         state = digests_lib.flatten(device_state)
@@ -256,7 +273,7 @@ class Checkpointer:
             step, self._pending, self._writing = self._pending, None, False
             raise CheckpointError(
                 f"saving step {step} to {self.directory} failed: {type(e).__name__}: {e}. "
-                f"Steps {self.steps()} are untouched. Check that there is space and that the "
+                f"Steps {self._on_disk()} are untouched. Check that there is space and that the "
                 "directory is writable, then start again with the same directory."
             ) from e
 

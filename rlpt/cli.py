@@ -303,10 +303,11 @@ def _evaluate(argv: list[str]) -> None:
         model_name=values.model_name, api_key_env=values.api_key_env,
     )  # fmt: skip
     print(results.table(result))
+    _write_json(values.out, result)  # a comparison that is refused loses nothing
     if base:
         result["comparison"] = results.compare(result, base)
         print(results.comparison_table(result["comparison"]))
-    _write_json(values.out, result)
+        _write_json(values.out, result)
 
 
 def _compare(argv: list[str]) -> None:

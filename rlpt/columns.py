@@ -125,8 +125,8 @@ def gather_groups(
     Returns: the gathered table and slot [P] int32, where each block went.  Row columns
       [P,G,...] become [num_groups, blocks*G, ...], with row_mask False where a group has
       fewer blocks; block columns ([P], prompt_*) are those of the group's first block.  One more:
-      context_id [num_groups, blocks*G] int32, 0 for rows under the prompt of the first block,
-      another number for those of a block under another one, such as a hint.
+      context_id [num_groups, blocks*G] int32, the same for rows under the same prompt: 0 for that
+      of the first block, another number for another one, such as one with a hint.
     """
     import jax.numpy as jnp
 
@@ -137,19 +137,18 @@ def gather_groups(
     fits = (group >= 0) & (group < num_groups) & (rank < blocks)
     slot = jnp.where(fits, group * blocks + rank, num_groups * blocks)  # the last: nowhere
     out: Table = {}
-    if "prompt_tokens" in table:
-        first = jnp.argmax(group[:, None] == group[None, :], axis=1)
-        own = jnp.ones(p, bool)
-        for name in ("prompt_tokens", "prompt_mask"):
-            own &= jnp.all(table[name] == table[name][first], axis=1)
-        context = jnp.where(own, 0, rank).astype(jnp.int32)
-        table = {**table, "context_id": jnp.broadcast_to(context[:, None], (p, g))}
+    alike = jnp.ones((num_groups, blocks, blocks), bool)  # blocks under the same prompt
     for name, column in table.items():
         tail = column.shape[1:]
         placed = jnp.zeros((num_groups * blocks + 1, *tail), column.dtype).at[slot].set(column)
         placed = placed[:-1].reshape(num_groups, blocks, *tail)
+        if name in ("prompt_tokens", "prompt_mask"):
+            alike &= jnp.all(placed[:, :, None] == placed[:, None], axis=3)
         rows = tail[:1] == (g,) and not name.startswith("prompt_") and name not in of_blocks
         out[name] = placed.reshape(num_groups, blocks * g, *tail[1:]) if rows else placed[:, 0]
+    if "prompt_tokens" in table:
+        context = jnp.argmax(alike, axis=2).astype(jnp.int32)  # the first such block
+        out["context_id"] = jnp.repeat(context, g, axis=1)
     return out, slot
 
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 import collections.abc
 import json
 import os
+import pathlib
 import re
 import sys
+import time
 import typing as tp
+import uuid
 
 import jax
 import numpy as np
@@ -90,6 +93,15 @@ def _number(variable: str) -> int | None:
         raise ValueError(f"{variable}: got {text!r}, expected an integer") from e
 
 
+def need_connection() -> None:
+    """Raises: ValueError where there are several processes that have not joined each other."""
+    if count() > 1 and not jax.distributed.is_initialized():
+        raise ValueError(
+            f"this is one of {count()} processes over {jax.device_count()} devices, which have not "
+            "joined each other: start all of them with --distributed on"
+        )
+
+
 def count() -> int:
     """How many processes this run has."""
     return jax.process_count()
@@ -123,6 +135,55 @@ def join(results: list[tp.Any]) -> list[tp.Any]:
         return results
     parts = map(json.loads, _exchange(json.dumps(results).encode()))
     return [result for part in parts for result in part]
+
+
+def alike(values: collections.abc.Mapping[str, str]) -> None:
+    """Compares what each process has loaded; every process calls it.
+
+    Raises: ValueError, in all of them, naming what differs and where.
+    """
+    everyones = join([dict(values)])
+    for i, other in enumerate(everyones):
+        if differ := sorted(k for k in values if other.get(k) != everyones[0].get(k)):
+            raise ValueError(
+                f"process {i} of {count()} has loaded another {', '.join(differ)} than process 0: "
+                f"{other[differ[0]]} and {everyones[0][differ[0]]}; copy the same model, data and "
+                "rlpt to every host, or start the run where all of them see the same files"
+            )
+
+
+def share(directory: pathlib.Path) -> None:
+    """Has every process see what process 0 writes in a directory; every process calls it.
+
+    Raises: ValueError, in all of them, where one does not.
+    """
+    if count() == 1:
+        return
+    (name,) = join([f".seen-{uuid.uuid4().hex}"] if primary() else [])
+    if primary():
+        (directory / name).touch()
+    try:
+        sees(directory / name)
+    finally:
+        if primary():
+            (directory / name).unlink(missing_ok=True)
+
+
+def sees(path: pathlib.Path, seconds: float = 60.0) -> None:
+    """Waits until every process sees what process 0 has written; every process calls it.
+
+    Raises: ValueError, in all of them, where one does not within so many seconds.
+    """
+    if count() == 1:
+        return
+    end = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    if agree(int(not path.exists())):
+        raise ValueError(
+            f"{path} is not seen by every process of this run: its workdir has to be a directory "
+            "that all hosts share"
+        )
 
 
 def _exchange(data: bytes) -> list[bytes]:

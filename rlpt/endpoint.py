@@ -6,6 +6,7 @@ import collections.abc
 import concurrent.futures
 import dataclasses
 import os
+import threading
 import typing as tp
 
 from rlpt import retries
@@ -86,11 +87,13 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(headers=headers, timeout=timeout)
         self._threads = concurrent.futures.ThreadPoolExecutor(parallel)
+        self._left = threading.Event()  # nothing more is asked for
 
     def __enter__(self) -> Endpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._left.set()
         self._threads.shutdown(cancel_futures=True)
         self._client.close()
 
@@ -107,6 +110,8 @@ class Endpoint:
         """Asks until there are n: some servers give fewer choices than they are asked for."""
         found: list[Completion] = []
         while len(found) < n:
+            if self._left.is_set():
+                raise EndpointError(f"{self.url}: stopped")
             seed = hash_int(self._seed, prompt.id, temperature, len(found), bits=32) >> 1
             found += self._request(
                 {
@@ -130,8 +135,12 @@ class Endpoint:
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Again),
-            stop=tenacity.stop_after_attempt(self._attempts),
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(self._attempts),
+                tenacity.stop_when_event_set(self._left),
+            ),
             wait=pause,
+            sleep=tenacity.sleep_using_event(self._left),
             reraise=True,
         )
         return retrying(self._once, body)

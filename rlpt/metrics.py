@@ -166,6 +166,12 @@ class _Lines:
         except OSError as e:
             raise OSError(e.errno, f"{e.strerror}, while writing", str(self._path)) from e
 
+    def sync(self) -> None:
+        """Has the lines on disk: a mounted bucket gets them when it is asked to, or at the end."""
+        with self._named():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         with self._named():  # what a failed append has left in the buffer is tried again
             self._file.close()
@@ -316,6 +322,11 @@ class Metrics:
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
 
+    def sync(self) -> None:
+        """Returns when what was written is on disk. Raises: OSError, naming the file."""
+        if self._lines is not None:
+            self._lines.sync()
+
     def live(self, step: int, values: tp.Mapping[str, tp.Any]) -> None:
         """Prints the live line: a row of a table on a terminal, a plain line elsewhere.
 
@@ -412,6 +423,11 @@ class RolloutLog:
         """Appends the rows of a step. Raises: OSError, naming the file."""
         if self._lines is not None:
             self._lines.append({"step": step, **plain(dict(row))} for row in rows)
+
+    def sync(self) -> None:
+        """Returns when what was written is on disk. Raises: OSError, naming the file."""
+        if self._lines is not None:
+            self._lines.sync()
 
     def close(self) -> None:
         if self._lines is not None:

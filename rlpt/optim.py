@@ -107,6 +107,8 @@ def make_optimizer(cfg: tp.Mapping[str, tp.Any]) -> tuple[optax.GradientTransfor
                 f"set it to None (it accepts {', '.join(OPTIMIZERS[name])})"
             )
         keywords[OPTIMIZERS[name][ours]] = settings[ours]
+    if isinstance(settings["mu_dtype"], str):
+        _choice("mu_dtype", settings["mu_dtype"], ("float32", "bfloat16", "float16"))
     needs_b1 = "momentum" in OPTIMIZERS[name].values() and settings["b1"] is None
     for setting, default in (("mu_dtype", None), ("moments", "float32")):
         if needs_b1 and settings[setting] != default:

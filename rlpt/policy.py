@@ -17,7 +17,7 @@ from rlpt.models.load import Loaded, load
 
 def is_workdir(source: str) -> bool:
     """Whether a source is the workdir of a run."""
-    return (pathlib.Path(source) / "checkpoints").is_dir()
+    return (pathlib.Path(source).expanduser() / "checkpoints").is_dir()
 
 
 def workdir_config(path: str) -> tp.Any:
@@ -27,7 +27,7 @@ def workdir_config(path: str) -> tp.Any:
     """
     import ml_collections
 
-    file = pathlib.Path(path) / "config.json"
+    file = pathlib.Path(path).expanduser() / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there: {path} is not the workdir of a run")
     return ml_collections.ConfigDict(json.loads(file.read_text()))
@@ -55,7 +55,8 @@ def load_policy(source: str, step: int | None = None) -> Loaded:
     fingerprint = loaded.tokenizer.fingerprint()
     identity = {"tokenizer": fingerprint, "model": loaded.fingerprint, "code": ""}
     allow = ("versions", "config", "code") + ("model",) * (not rank)
-    checkpointer = Checkpointer(pathlib.Path(source) / "checkpoints", identity=identity)
+    checkpoints = pathlib.Path(source).expanduser() / "checkpoints"
+    checkpointer = Checkpointer(checkpoints, identity=identity)
     try:
         saved = checkpointer.restore(example, step, allow=allow, partial=True)
     except IdentityError as e:

@@ -71,8 +71,8 @@ RANGES = {
 
 # Of the settings of a run that nothing else looks at before it begins.
 OF_RUN = {
-    "eval.temperature": "(0, inf)", "pool.deadline": _POSITIVE, "pool.batch_deadline": _POSITIVE,
-    "model.lora.alpha": "(0, inf)",
+    "seed": "[0, 4294967295]", "eval.temperature": "(0, inf)", "pool.deadline": _POSITIVE,
+    "pool.batch_deadline": _POSITIVE, "model.lora.alpha": "(0, inf)",
 }  # fmt: skip
 OF_OPTIM = {"b1": "[0, 1)", "b2": "[0, 1)", "eps": "(0, inf)", "end_lr_fraction": "[0, inf)"}
 OF_ENTRIES = {

@@ -102,7 +102,7 @@ def weighted_at_k(
 
     The mean over all subsets of k, or over `SUBSETS` that are drawn where there are more.  Ties are
     broken at random, as an expectation; a subset without votes counts as wrong.  An answer is worth
-    the share of its completions that were judged correct.  With equal scores it is maj@k.
+    the share of its completions that were judged correct.  With equal scores above 0 it is maj@k.
 
     Args:
       hits: n verdicts.  answers: n canonical answers, None: none.  scores: n, None: none.

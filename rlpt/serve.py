@@ -228,8 +228,19 @@ class Sampler:
         return made
 
     def prompt_length(self, request: Request) -> int:
-        """Tokens of the rendered messages. Raises: RequestError where they are too many."""
-        n = len(self.loaded.tokenizer.chat(list(request.messages)))
+        """Tokens of the rendered messages.
+
+        Raises: RequestError where they are too many, or the model cannot have them or the stops.
+        """
+        tokenizer = self.loaded.tokenizer
+        try:
+            n = len(tokenizer.chat(list(request.messages)))
+        except ValueError as e:  # of the chat template, or a token without an embedding
+            raise RequestError(f"messages: {e}") from e
+        if token := next(filter(None, map(tokenizer.unseen, request.law.stop)), None):
+            raise RequestError(
+                f"stop: got the special token {token!r}, expected text: completions do not show it"
+            )
         if n > self.prompt_tokens:
             raise RequestError(
                 f"messages: got {n} tokens, expected at most {self.prompt_tokens}; start the "

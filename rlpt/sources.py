@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import inspect
 import json
 import pathlib
@@ -30,9 +32,8 @@ def names(settings: tp.Any) -> set[str]:
 def own_code(settings: tp.Any) -> str:
     """The sources behind the functions that a config names as module:function.
 
-    Of a function in a file: the file, and those of the modules whose names or whose functions and
-    classes it has imported at its top, and of theirs, libraries and rlpt left out.  Of a function
-    of a notebook: its cell.
+    Of a function in a file: the file, and those of the modules that it imports outside of its
+    functions, and of theirs, libraries and rlpt left out.  Of a function of a notebook: its cell.
 
     Args:
       settings: of a config, as JSON data.
@@ -53,8 +54,8 @@ def own_code(settings: tp.Any) -> str:
     while left:
         module = left.pop()
         if module.__name__ not in sources:
-            sources[module.__name__] = _source(module)
-            left += [m for m in _used(module) if _root(m) in roots or not _is_library(m)]
+            sources[module.__name__] = source = _source(module)
+            left += [m for m in _used(module, source) if _root(m) in roots or not _is_library(m)]
     return json.dumps(sources, sort_keys=True) if sources else ""
 
 
@@ -69,15 +70,29 @@ def _root(module: types.ModuleType) -> str:
     return module.__name__.partition(".")[0]
 
 
-def _used(module: types.ModuleType) -> tp.Iterator[types.ModuleType]:
-    """The modules whose names, functions or classes a module has at its top."""
-    for value in vars(module).values():
-        found: tp.Any = value
-        if not isinstance(value, types.ModuleType):
-            home = getattr(value, "__module__", None) if callable(value) else None
-            found = sys.modules.get(home) if isinstance(home, str) else None
-        if getattr(found, "__file__", None):
-            yield found
+def _used(module: types.ModuleType, source: str) -> tp.Iterator[types.ModuleType]:
+    """The modules that a module imports, or imports names from, outside of its functions."""
+    try:
+        left: list[ast.AST] = [ast.parse(source)]
+    except SyntaxError:  # edited since it was imported
+        return
+    while left:
+        node = left.pop()
+        imported: list[str] = []
+        if isinstance(node, ast.Import):
+            imported = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            home = "." * node.level + (node.module or "")
+            home = importlib.util.resolve_name(home, module.__package__)
+            imported = [home, *(f"{home}.{alias.name}" for alias in node.names)]
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            left += ast.iter_child_nodes(node)
+        for name in imported:
+            parts = name.split(".")
+            for i in range(len(parts)):
+                found = sys.modules.get(".".join(parts[: i + 1]))
+                if getattr(found, "__file__", None):
+                    yield tp.cast(types.ModuleType, found)
 
 
 def _is_library(module: types.ModuleType) -> bool:

@@ -18,6 +18,7 @@ import types
 
 GRACE = 60.0  # seconds that the others have to end by themselves once one has
 _FINAL = (1, 2, 130)
+_KILLED = (134, 137, 139)  # aborted, killed, crashed, as a shell has it
 
 
 def supervise(
@@ -28,8 +29,8 @@ def supervise(
 ) -> int:
     """Runs a command of rlpt until it ends well or with an error that would come back.
 
-    SIGINT and SIGTERM go on to the processes, which write a checkpoint; after them nothing is
-    started again.
+    SIGINT, SIGTERM and a hang-up go on to the processes, which write a checkpoint; after them
+    nothing is started again.
 
     Args:
       command: arguments of rlpt, such as ["train", "--config", ...].
@@ -51,7 +52,10 @@ def supervise(
             if process.poll() is None:
                 process.send_signal(number)
 
-    old = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    asked = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        asked.append(signal.SIGHUP)  # the processes have sessions of their own, and never get it
+    old = {s: signal.signal(s, forward) for s in asked}
     try:
         for start in range(restarts + 1):
             running[:] = _start(command, processes)
@@ -96,10 +100,11 @@ def _watch(running: collections.abc.Sequence[subprocess.Popen[bytes]], grace: fl
     """Waits for all; kills what is left `grace` seconds after the first failure.
 
     Returns: 0 if all ended so, otherwise the most telling status: one that is final, then one
-      that is of the process that began it.
+      that is of the process that began it.  Where that one was killed, a status 1 of another is
+      the runtime's, for the loss of its peer.
     """
     first, deadline = 0, float("inf")
-    while any(p.poll() is None for p in running):
+    while None in [p.poll() for p in running]:  # of all: one that is gone is not behind another
         time.sleep(0.1)
         if not first and (codes := [p.returncode for p in running if p.returncode]):
             first, deadline = codes[0], time.monotonic() + grace
@@ -107,5 +112,7 @@ def _watch(running: collections.abc.Sequence[subprocess.Popen[bytes]], grace: fl
             for p in running:
                 p.kill()
     codes = [p.returncode for p in running if p.returncode]
-    final = [c for c in codes if c in _FINAL]
-    return (final + [first] * bool(first) + codes + [0])[0]
+    began = first or next((c for c in codes if c < 0 or c in _KILLED), 0)
+    killed = began < 0 or began in _KILLED
+    final = [c for c in codes if c in _FINAL and not (killed and c == 1)]
+    return (final + [began] * bool(began) + codes + [0])[0]

@@ -244,19 +244,23 @@ def command(sweep: Sweep, run: Run, out: pathlib.Path) -> list[str]:
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> tp.Iterator[None]:
-    """SIGTERM stops the sweep as Ctrl-C does."""
+    """SIGTERM and a hang-up stop the sweep as Ctrl-C does; under nohup a hang-up does nothing."""
 
     def interrupt(number: int, frame: tp.Any) -> None:
+        if number == signal.SIGHUP:  # shells pass it on, so that it comes twice
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old = signal.signal(signal.SIGTERM, interrupt)
+    asked = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    old = {s: signal.signal(s, interrupt) for s in asked}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def run_local(sweep: Sweep, out: pathlib.Path, workers: int = 1) -> dict[str, str]:
@@ -264,7 +268,7 @@ def run_local(sweep: Sweep, out: pathlib.Path, workers: int = 1) -> dict[str, st
 
     All of them see all of its devices: on one accelerator use one worker.
     Returns: {name of a failed run: the last line that it printed}.
-    Raises: KeyboardInterrupt after SIGINT or SIGTERM, when the runs have written a checkpoint.
+    Raises: KeyboardInterrupt after SIGINT, SIGTERM or SIGHUP, when the runs have a checkpoint.
     """
     if workers < 1:
         raise ValueError(f"--workers: got {workers}, expected at least 1")

@@ -110,6 +110,7 @@ class Tools(Setup):
         self.contexts = sorted(  # widths of prompts, and of prompts with a part of a completion
             {*sampling.prompt_buckets, *(self.max_prompt + w for w in sampling.completion_buckets)}
         )
+        self._check_strings("config.sampling.stop_strings", sampling.stop_strings)
         if self.max_prompt + self.width > model.max_positions:
             raise ConfigError(
                 f"sampling: prompt bucket {self.max_prompt} + completion bucket "
@@ -152,8 +153,10 @@ class Tools(Setup):
         alone, and stay in the text: such as the end of a step, or of a call of a tool, from where
         a further call of `generate` goes on.
 
-        Raises: ValueError for a prefix that leaves no room or contains a stop string.
+        Raises: ValueError for a prefix that leaves no room or contains a stop string; ConfigError
+          for a string in `until` that no text shows.
         """
+        self._check_strings("until", until)
         if short := -len(items) % sharding.shards(self.mesh):  # as many blocks on every device
             if not isinstance(first_sample, int):
                 first_sample = [*first_sample, *[0] * short]
@@ -253,6 +256,18 @@ class Tools(Setup):
             [[{} for _ in range(group)] for _ in range(p)],
         )
         return Batch(table, text)
+
+    def _check_strings(self, where: str, strings: collections.abc.Sequence[str]) -> None:
+        """Raises: ConfigError for a string that every text has, or that none can have."""
+        for text in strings:
+            if not text:
+                raise ConfigError(f"{where}: got '', which every text has, expected some text")
+            if token := self.tokenizer.unseen(text):
+                raise ConfigError(
+                    f"{where}: got {text!r} with the special token {token!r}, which text does not "
+                    "show, so that it is never found; what ends a completion are the tokens of the "
+                    "tokenizer_config.json and generation_config.json of the model"
+                )
 
     def _check_prefixes(
         self,

@@ -121,6 +121,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
     """
     t0 = time.monotonic()
     chain, scorers = build.check(config)
+    distributed.need_connection()
     primary = distributed.primary()
     if workdir is None:
         if distributed.count() > 1:
@@ -135,6 +136,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         VerifierPool(tuple(dict(v) for v in config.verifiers), **config.pool.to_dict()) as pool,
         Interrupt() as interrupt,
     ):
+        distributed.share(work.path)
         mesh = blocks.make_mesh(config)
 
         # ---- what is trained on, and what
@@ -175,9 +177,11 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
         records.say_arithmetic(config, learners.policy)
 
         # ---- resume
+        identity = build.identity(config, loaded)  # now: the sources may be edited meanwhile
+        _compare_processes(config, identity, sources, held_out)
         checkpointer = Checkpointer(
             work.checkpoints, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best,
-            best_metric=config.checkpoint.best, identity=build.identity(config, loaded),
+            best_metric=config.checkpoint.best, identity=identity,
         )  # fmt: skip
         step, saved_at = 0, -1
         host: dict[str, tp.Any] = {"eval_before": None, "eval_latest": None, "seconds": 0.0}
@@ -247,6 +251,8 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             return result
 
         def save() -> None:
+            metrics.sync()
+            rollout_log.sync()
             checkpointer.save(
                 step,
                 {"learners": learners.states, "transforms": transforms},
@@ -372,7 +378,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
             "seconds": spent,  # of all lives of the run; "all" with this one's start
             "versions": build.versions(),
             "verifiers": pool.report(),
-            "identity": build.identity(config, loaded),
+            "identity": identity,
         }
         if config.export:
             _export(work, loaded, learners, summary)
@@ -383,6 +389,7 @@ def train(config: tp.Any, workdir: str | os.PathLike[str] | None = None) -> Resu
                 {"run": [work.path / "metrics.jsonl"]}, work.path / "learning_curve.png"
             )
         records.say_summary(summary, work.path)
+        distributed.agree(0)  # those that wrote nothing wait for the one that does
         return Result(work.path, summary)
 
 
@@ -393,6 +400,21 @@ def _differs(work: Workdir, config: tp.Any) -> str:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # of another rlpt
         return ""
     return records.changed_settings(old, build.identifying(config))
+
+
+def _compare_processes(
+    config: tp.Any, identity: dict[str, str], sources: list[Source], held_out: list[Prompt]
+) -> None:
+    """Raises: ValueError where the processes of this run have not loaded the same."""
+    if distributed.count() == 1:
+        return
+    given = {"training data": [p for s in sources for p in s.prompts], "held-out data": held_out}
+    whole: dict[str, tp.Any] = {
+        k: [dataclasses.asdict(p) for p in prompts] for k, prompts in given.items()
+    }
+    whole |= {"settings": json.loads(config.to_json_best_effort()), "versions": build.versions()}
+    prints = {name: checkpoint_lib.fingerprint(value) for name, value in whole.items()}
+    distributed.alike(identity | prints)
 
 
 def _readable(config: tp.Any, pool: VerifierPool) -> tuple[list[Source], list[Prompt]]:

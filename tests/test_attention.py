@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,17 @@ def test_who_serves_whom():
     assert chosen("splash", one) == chosen("dot_product", one) == "reference", "decoding"
     with pytest.raises(ValueError, match="got 'flash', expected one of auto, reference"):
         chosen("flash", q)
+
+
+@pytest.mark.parametrize(
+    ("capability", "head_dim", "takes"),
+    [("7.5", 64, False), ("8.0", 128, True), ("8.0", 256, False), ("9.0", 256, True),
+     ("9.0", 60, False)],
+)  # fmt: skip
+def test_which_gpus_have_kernels_for_which_heads(capability, head_dim, takes, monkeypatch):
+    gpu = types.SimpleNamespace(platform="gpu", compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+    assert attention._cudnn_takes(head_dim) is takes
 
 
 SHARDED = """

@@ -644,6 +644,15 @@ def test_solutions_that_cannot_be_read(tmp_path):
     call = dict(prompts=2, group=4)
     with pytest.raises(ValueError, match="expected 1 to group - 1 = 3"):
         experts.inject(None, None, None, 0, **call, count=4)
+    lines = [
+        '\ufeff{"id": "a", "solution": "x\u2028y\x85"}',
+        "",
+        '{"id": "b", "solution": "2"}',
+        "",
+    ]
+    other = tmp_path / "other.jsonl"
+    other.write_text("\r\n".join(lines), "utf-8")
+    assert experts.read(str(other)) == {"a": ["x\u2028y\x85"], "b": ["2"]}, "as tasks read them"
     for rows, message in (
         ([{"id": "a", "solution": "1"}, {"id": "a"}], "line 2: got .*KeyError"),
         ([{"id": "a", "solution": 7}], "line 1: id and solution must be strings"),

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
+from rlpt import policy
 from rlpt.cli import main
+from rlpt.models.load import load
 
 ROOT = pathlib.Path(__file__).parent.parent
 TOY = "configs/quickstart.py:runlocal"
@@ -69,6 +71,15 @@ def test_train_writes_what_it_was_told(workdir):
 def test_train_again_resumes(workdir):
     out, _ = rlpt("train", "--config", TOY, "--workdir", workdir, "--config.optim.lr=2e-5")
     assert "resume   at step 2 of 2" in out
+
+
+def test_the_home_directory_may_be_written_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/config.json").write_text('{"steps": 3}')
+    assert policy.is_workdir("~/run") and policy.workdir_config("~/run").steps == 3
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "none")):
+        load("~/none")
 
 
 def test_evaluate_all_three_sources(workdir, tmp_path):

@@ -125,6 +125,10 @@ def test_rows_of_a_group_say_under_which_prompt_they_are():
     made["prompt_tokens"][1] = 9
     got, _ = columns.gather_groups(made, 2, 2)
     assert got["context_id"].tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
+    made["group"] = np.zeros(4, np.int32)  # question, hint, hint, question
+    made["prompt_tokens"][:] = np.array([1, 9, 9, 1])[:, None]
+    got, _ = columns.gather_groups(made, 1, 4)
+    assert got["context_id"].tolist() == [[0, 0, 1, 1, 1, 1, 0, 0]], "the same where it is the same"
 
 
 def credited(made, group_blocks, shaping=(), advantage=(dict(fn="group.grpo"),)):

@@ -187,6 +187,49 @@ def test_which_environments_are_of_several_processes(env, several, monkeypatch):
     assert distributed._several() is several
 
 
+def test_what_processes_loaded_is_compared(monkeypatch):
+    others = [{"data": "a", "model": "m"}, {"data": "a", "model": "n"}]
+    monkeypatch.setattr(distributed, "join", lambda results: others)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    with pytest.raises(ValueError, match="process 1 of 2 has loaded another model than process 0"):
+        distributed.alike(others[0])
+    others[1] = others[0]
+    distributed.alike(others[0])
+
+
+def test_processes_that_have_not_joined_are_told_how(monkeypatch):
+    distributed.need_connection()
+    monkeypatch.setattr(distributed, "count", lambda: 4)
+    with pytest.raises(ValueError, match="one of 4 processes .* --distributed on"):
+        distributed.need_connection()
+
+
+def test_a_workdir_that_is_not_shared_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "agree", lambda value: value)
+    distributed.sees(tmp_path)
+    with pytest.raises(ValueError, match="not seen by every process .* all hosts share"):
+        distributed.sees(tmp_path / "elsewhere", seconds=0.3)
+
+
+def test_two_processes_with_other_data_do_not_begin(place):
+    path = place / "other"
+    path.mkdir()
+    text = CONFIG.replace("return c", "c.tasks = tasks()\n    return c")
+    text += """
+
+def tasks():
+    import os
+
+    return (dict(fn="arithmetic.sums", low=int(os.environ["RLPT_PROCESS"])),)
+"""
+    (path / "config.py").write_text(text)
+    done = run(["supervise", "--processes=2", "--", *command(path, "x")])
+    assert done.returncode == 1, done.stdout[-2000:]
+    assert "process 1 of 2 has loaded another" in done.stderr, done.stderr[-2000:]
+    assert not (path / "x/checkpoints/2").exists()
+
+
 def test_alone_nothing_is_shared():
     assert distributed.join(list(distributed.part([1, 2]))) == [1, 2]
     assert distributed.agree(15) == 15 and distributed.primary()
@@ -220,6 +263,30 @@ def test_supervise_ends_with_an_error_that_comes_back(capfd):
     assert capfd.readouterr().err.count("unknown command") == 1, "it was started again"
     with pytest.raises(ValueError, match="processes=0"):
         supervise.supervise(["train"], processes=0)
+
+
+@pytest.mark.parametrize(
+    ("codes", "status"),
+    [((-9, 1), -9), ((1, -9), 1), ((137, 1), 137), ((-9, 130), 130), ((75, 2), 2), ((0, 0), 0)],
+)
+def test_a_status_of_the_runtime_does_not_hide_a_killed_peer(codes, status, monkeypatch):
+    """The first of the codes is that which ended first."""
+    now = [0]
+
+    class Ends:
+        def __init__(self, when, code):
+            self._when, self._code = when, code
+
+        returncode = None
+
+        def poll(self):
+            self.returncode = self._code if now[0] >= self._when else None
+            return self.returncode
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.__setitem__(0, now[0] + 1))
+    assert supervise._watch([Ends(1, codes[0]), Ends(3, codes[1])], grace=5.0) == status
+    now[0] = 0
+    assert supervise._watch([Ends(3, codes[1]), Ends(1, codes[0])], grace=5.0) == status
 
 
 # Starts two tasks with the variables that Slurm gives them; ends with the highest status.

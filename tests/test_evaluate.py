@@ -1,11 +1,13 @@
 """Evaluations: the estimators against enumeration, resumption, servers, comparisons."""
 
+import concurrent.futures
 import itertools
 import json
 import math
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -497,6 +499,13 @@ def test_commands(whole, tmp_path, capsys, monkeypatch):
     written = json.loads(new.read_text())
     assert written["pass@1"] == whole["pass@1"]
     assert len(list((tmp_path / "cache/rlpt/evaluations").iterdir())) == 1
+    base.write_text(json.dumps(whole | {"per_prompt": made([1])["per_prompt"]}))
+    with pytest.raises(SystemExit):
+        cli.main([*args, "--out", str(tmp_path / "kept.json")])
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert kept["pass@1"] == whole["pass@1"], "a comparison that is refused loses nothing"
+    capsys.readouterr()
+    base.write_text(json.dumps(whole))
     cli.main(["evaluate", "compare", str(new), str(base), "--out", str(tmp_path / "c.json")])
     assert json.loads((tmp_path / "c.json").read_text()) == written["comparison"]
     (tmp_path / "bad.json").write_text("[1]")
@@ -612,6 +621,18 @@ def test_a_server_that_fails_is_named(serve, script, message, asked):
     ):
         endpoint([Prompt("p", chat("?"))], 1, 0.0)
     assert url in str(error.value) and len(requests()) == asked
+
+
+def test_leaving_asks_for_nothing_more(serve):
+    url, requests = serve(*(500,) * 50)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with Endpoint(url, "m", toy().sampling, attempts=50) as endpoint:
+            asked = pool.submit(endpoint, [Prompt("p", chat("?"))], 1, 0.0)
+            while not requests():
+                time.sleep(0.01)
+            started = time.monotonic()
+        assert time.monotonic() - started < 20, "as after Ctrl-C"
+        assert isinstance(asked.exception(10), EndpointError) and len(requests()) < 50
 
 
 def test_no_server_and_no_name():

@@ -527,11 +527,17 @@ def test_product_is_the_sum_over_trained_tokens():
 
 
 def test_levels_do_not_add_up_over_tiers():
-    levels = scaf._levels(TIERS, ("K", "P", "S"))
+    given = lambda tiers, *names: scaf._levels(prompt(0, tiers=tiers), "tiers", names)
+    levels = given(TIERS, "K", "P", "S")
     assert len(levels) == 12
     assert levels[:5] == [("K", "a"), ("K", "a b"), ("K", "a b c"), ("K", "a b c d"), ("P", "e")]
-    assert levels[11] == ("S", "i j k l") and scaf._levels(TIERS, ("S",)) == levels[8:]
-    assert scaf._levels({}, ("K",)) == []
+    assert levels[11] == ("S", "i j k l") and given(TIERS, "S") == levels[8:]
+    assert given({}, "K") == given(None, "K") == given({"K": None}, "K") == []
+    assert scaf._levels(prompt(0), "tiers", ("K",)) == []
+    assert given({"K": "a text"}, "K") == [("K", "a text")], "not a level a letter"
+    for wrong in (["a"], {"K": [1]}, {"K": 7}):
+        with pytest.raises(ValueError, match=r"'tiers' of the prompt .* expected \{tier: \[parts"):
+            given(wrong, "K")
 
 
 def test_the_least_revealing_success_replaces_one_row(scaffolded, make):

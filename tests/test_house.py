@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "optim": set(),
     "digests": set(),
-    "checkpoint": {"digests"},
+    "checkpoint": {"digests", "distributed"},
     "sharding": set(),
     "memory": {"blocks", "sharding"},
     "blocks": {"config", "rollouts", "settings", "sharding"},
@@ -415,7 +415,8 @@ def test_tests_run_in_stages(checkout):
     ]
     core, methods, faults, pages, later = called[2:]
     options = f"-m pytest --durations=10 --slow {SIDE_BY_SIDE} "
-    assert (core, later) == (options + "tests/test_a.py", options + "tests/later/")
+    assert core == options + "tests/test_a.py"
+    assert later == options + "--dist worksteal tests/later/"
     for stage, one in ((methods, "tree"), (faults, "checkpoint"), (pages, "report")):
         assert stage.startswith(options) and f"tests/test_{one}.py" in stage
         named = stage.removeprefix(options).split()

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -47,10 +48,18 @@ elif args[3] == "ssh":
 """
 RLPT = """#!/bin/bash
 printf '%s|' "$@" >>"$RECORD.rlpt"; echo >>"$RECORD.rlpt"
-[[ -z "${SLOW:-}" ]] || { trap 'exit "$SLOW"' TERM; touch "$RECORD.started"; sleep 30 & wait; }
+if [[ -n "${SLOW:-}" ]]; then
+  trap 'exit "$SLOW"' TERM; echo $$ >"$RECORD.pid"; touch "$RECORD.started"; sleep 30 & wait
+fi
 [[ ! -d runs ]] || echo more >>runs/log
 code="$(head -n 1 "$RECORD.codes" 2>/dev/null)"; sed -i 1d "$RECORD.codes" 2>/dev/null
 exit "${code:-0}"
+"""
+# As Slurm's: SIGTERM has it kill its tasks; those are signalled by scancel.
+SRUN = """shift
+trap 'kill -KILL "$child"; exit 137' TERM
+"$@" & child=$!
+wait "$child"
 """
 NOTED = '#!/bin/bash\necho "$(basename "$0") $*" >>"$RECORD"\n'
 
@@ -72,7 +81,8 @@ def place(tmp_path):
     executable(clone / ".venv/bin/python", NOTED)
     executable(clone / ".venv/bin/rlpt", RLPT)
     executable(programs / "gcloud", GCLOUD.replace("{python}", sys.executable))
-    executable(programs / "srun", NOTED + 'shift\nexec "$@"\n')
+    executable(programs / "srun", NOTED + SRUN)
+    executable(programs / "scancel", NOTED + 'kill -TERM "$(cat "$RECORD.pid")"\n')
     executable(programs / "scontrol", NOTED)
     executable(programs / "nvidia-smi", '#!/bin/bash\nexit "${NO_GPU:-1}"\n')
     executable(home / "venv/bin/rlpt", RLPT)
@@ -173,14 +183,23 @@ def test_slurm_runs_and_passes_the_status_on(place):
     assert place.rlpt() == ["sweep|x.py|--index|7|"]
 
 
-@pytest.mark.parametrize("code", [130, 0, 5])
-def test_slurm_queues_the_job_again_before_its_time_is_over(place, code):
-    """If the run stopped with a checkpoint (130): it may also have ended just then, or failed."""
+@pytest.mark.parametrize(
+    ("code", "tasks", "again"),
+    [(130, 1, True), (0, 1, False), (5, 1, False), (137, 2, True), (143, 1, True)],
+)
+def test_slurm_queues_the_job_again_before_its_time_is_over(place, code, tasks, again):
+    """If the run stopped with a checkpoint (130), or srun killed other tasks then (137).
+
+    It may also have ended just then, or failed.
+    """
     place.record.write_text("")
     process = subprocess.Popen(
         ["bash", str(place.clone / "launch/slurm.sbatch"), "train"],
         env=place.environment(
-            SLURM_JOB_ID="4711", SLOW=str(code), SLURM_SUBMIT_DIR=str(place.clone)
+            SLURM_JOB_ID="4711",
+            SLOW=str(code),
+            SLURM_SUBMIT_DIR=str(place.clone),
+            SLURM_NTASKS=str(tasks),
         ),
     )
     started = pathlib.Path(f"{place.record}.started")
@@ -188,8 +207,9 @@ def test_slurm_queues_the_job_again_before_its_time_is_over(place, code):
     while not started.exists() and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)  # to the script alone, as --signal=B: says
-    assert process.wait(30) == (0 if code == 130 else code)
-    assert place.calls()[1:] == (["scontrol requeue 4711"] if code == 130 else [])
+    assert process.wait(30) == (0 if again else code)
+    told = ["scancel --signal=TERM 4711"]
+    assert place.calls()[1:] == told + ["scontrol requeue 4711"] * again
 
 
 @pytest.mark.parametrize(
@@ -244,6 +264,16 @@ def test_tpu_dry_run(place):
     assert r"../venv/bin/rlpt train --workdir a\\ b ||" in ssh and ssh.endswith(tail)
     assert delete == f"{tpus} queued-resources delete tempo-0 --force --quiet {tail}"
     assert place.calls() == [] and not pathlib.Path(tar).exists(), "a dry run did something"
+
+
+def test_the_hosts_of_a_larger_slice_are_told_to_join(place):
+    for kind, more, want in (
+        ("v5litepod-16", (), r"train --distributed on \|\|"),
+        ("v5litepod-8", (), r"train \|\|"),
+        ("v4-32", ("--distributed=off",), r"train --distributed=off \|\|"),
+    ):
+        done = place("tpu_pod.sh", "--dry-run", *NAME, "--type", kind, "--", "train", *more)
+        assert re.search(want, done.stdout), done.stdout
 
 
 def test_tpu_is_queued_for_used_and_given_back(place):

@@ -420,13 +420,15 @@ def test_a_rollout_is_held_to_its_columns(tmp_path, what, message):
 def test_an_edited_function_is_not_resumed_with_silently(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     file, work = tmp_path / "edited_paper.py", tmp_path / "run"
-    helper = tmp_path / "paper_helper.py"
+    helper, numbers = tmp_path / "paper_helper.py", tmp_path / "paper_numbers.py"
 
     def run(scale, power="1.0", **changes):
         text = "from paper_helper import power\n\ndef mine(rewards):\n"
         file.write_text(text + f"    return power(rewards) * {scale}\n")
-        helper.write_text(f"import jax\n\n@jax.jit\ndef power(x):\n    return x ** {power}\n")
-        for name in ("edited_paper", "paper_helper"):
+        text = "import jax\nfrom paper_numbers import POWER\n\n@jax.jit\ndef power(x):\n"
+        helper.write_text(text + "    return x ** POWER\n")
+        numbers.write_text(f"POWER = {power}\n")
+        for name in ("edited_paper", "paper_helper", "paper_numbers"):
             sys.modules.pop(name, None)
         importlib.invalidate_caches()
         c = toy(advantage=("edited_paper:mine",), checkpoint__every=1, **changes)
@@ -442,7 +444,8 @@ def test_an_edited_function_is_not_resumed_with_silently(tmp_path, monkeypatch):
     with pytest.raises(IdentityError, match="another code .saved '.*', now '"):
         run("1.25", power="2.0", steps=4)
     used = sources.own_code({"a": ["edited_paper:mine", "rlpt.chain:build"]})
-    assert set(json.loads(used)) == {"edited_paper", "paper_helper"}, "no jax, no rlpt"
+    own = {"edited_paper", "paper_helper", "paper_numbers"}
+    assert set(json.loads(used)) == own, "no jax, no rlpt"
 
 
 def test_what_a_judge_does_not_say_is_no_silent_zero():
@@ -577,7 +580,7 @@ def test_blocks_of_stages_and_of_other_tables_divide(where):
         *(("eval__temperature", x) for x in (-1.0, 0.0, math.nan)),
         *(("pool__deadline", -1.0), ("pool__batch_deadline", 0.0), ("model__lora__alpha", 0.0)),
         *(("optim__b1", 1.0), ("optim__b2", -0.1), ("optim__eps", 0.0)),
-        ("optim__end_lr_fraction", -1.0),
+        *(("optim__end_lr_fraction", -1.0), ("seed", -1), ("seed", 2**32)),
         ("verifiers", (dict(fn="tests.toy:always", name="a", weight=math.nan),)),
         ("tasks", (dict(fn="arithmetic.sums", weight=-1.0),)),
         ("loss", (dict(surrogate="surrogates.ppo_clip", coef=math.inf),)),

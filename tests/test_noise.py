@@ -544,6 +544,37 @@ def test_a_stratum_that_was_not_heard_says_nothing():
     assert float(got["fn_rates"][0, -1]) > 0.3
 
 
+def test_a_rate_falls_with_the_appeals_that_are_won():
+    """Also where the second verifier's errors leave less than no rows."""
+    true = dict(true_positive=0.9, false_positive=0.1)
+    found = []
+    for won in (12, 10, 8, 7, 5):
+        rewards = jnp.asarray([[1.0] * 15 + [0.0] * 1000 + [1.0] * 700 + [0.0] * 300])
+        appeal = jnp.full((1, 2015), jnp.nan).at[0, 15:115].set(jnp.arange(100) < won)
+        appeal = appeal.at[0, 1715:].set(1.0)
+        kind = jnp.asarray([[0] * 1015 + [1] * 1000])
+        got, _ = both(appeals.stratified.update, rewards, appeal, kind, appeals.stratified.init(),
+                      **true)  # fmt: skip
+        found.append(float(got["fn_rates"][0, 0]))
+    assert found == sorted(found, reverse=True) and found[0] > 0.1 and found[-1] == 0, found
+
+
+@pytest.mark.parametrize("method", [appeals.pooled, appeals.stratified, appeals.stratified_both])
+def test_without_appeals_a_rate_stays(method):
+    rewards, appeal = counts(40, 500, 1, 49)
+    kind = (jnp.zeros(rewards.shape, jnp.int32),) * (method is not appeals.pooled)
+    if method is appeals.stratified_both:
+        appeal = jnp.where(rewards > 0.5, 1.0, appeal)
+    got, state = method.update(rewards, appeal, *kind, method.init())
+    first = float(got["metrics/fn_rate"])
+    assert first > 0.02
+    update = jax.jit(method.update)
+    for _ in range(900):
+        got, state = update(rewards, jnp.full_like(appeal, jnp.nan), *kind, state)
+    assert float(got["metrics/fn_rate"]) == pytest.approx(first, rel=1e-3)
+    np.testing.assert_allclose(got["fn_rates"], first, rtol=2e-3)
+
+
 @pytest.mark.parametrize("method", [appeals.pooled, appeals.stratified, appeals.stratified_both])
 def test_a_second_verifier_that_says_the_opposite_is_refused(method):
     kinds = (jnp.zeros((1, 4), jnp.int32),) * (method is not appeals.pooled)

@@ -521,6 +521,7 @@ def test_decay_rules_that_cannot_work(params, rules, message):
         ({"name": "lion", "moments": "factored"}, "got 'factored', expected one of float32, bflo"),
         ({"name": "sgd", "moments": "bfloat16"}, "optim.moments: sgd keeps no such moment without"),
         ({"moments": "bfloat16", "mu_dtype": "float32"}, "mu_dtype: got 'float32' with moments=bf"),
+        ({"mu_dtype": "bf16"}, "optim.mu_dtype: got 'bf16', expected one of float32, bfloat16, f"),
         ({"schedule": "cosine"}, "total_steps: got 0, expected more than warmup_steps=0"),
         ({"weight_decay": -0.1}, "optim.weight_decay: got -0.1, expected a number >= 0"),
         ({"max_grad_norm": -1.0}, "optim.max_grad_norm: got -1.0, expected a number >= 0"),

@@ -316,8 +316,21 @@ def test_pairs_of_a_task(tools):
     ):
         pairs.preferred(stream, tools, None, 0, prompts=1, group=2, chosen="{good}")
     with pytest.raises(ValueError, match="expected a text or a list of messages"):
-        pairs.preferred(Given(prompt("d", chosen=None, rejected="")), tools, None, 0,
+        pairs.preferred(Given(prompt("d", chosen=[1], rejected="")), tools, None, 0,
                         prompts=1, group=2)  # fmt: skip
+    nulls = Given(
+        prompt("e", chosen=None, rejected="", clear=1), prompt("f", chosen="A", rejected="B"),
+        prompt("g", chosen="A", rejected="B", clear=None),
+    )  # fmt: skip
+    settings = dict(prompts=3, group=2)
+    batches, _ = pairs.preferred(nulls, tools, None, 0, **settings)
+    got = texts(batches["policy"], tools.tokenizer)
+    assert got == [[None, None], ["A", "B"], ["A", "B"]], "null in a row of the file is no end"
+    with pytest.raises(ValueError, match=r"meta\['clear'\] = '', expected a number; keep"):
+        pairs.preferred(nulls, tools, None, 0, **settings, strength="clear")
+    one = Given(prompt("g", chosen="A", rejected="B", clear=None))
+    batches, _ = pairs.preferred(one, tools, None, 0, prompts=1, group=2, strength="clear")
+    assert batches["policy"].outcomes == {"pairs/rows": 0, "pairs/missing": 2}
     with pytest.raises(ValueError, match="got 1 completions a block, expected at least 2"):
         pairs.preferred(stream, tools, None, 0, prompts=1, group=1)
 

@@ -174,6 +174,8 @@ def test_filters():
     # continuous rewards whose mean is 1/2 are not constant, binary ones with equal means are
     continuous = shaping.zero_variance_filter(rows(0.4, 0.6))["train_mask"]
     assert continuous.all(), "the spread decides, not the mean"
+    alone = shaping.zero_variance_filter(jnp.asarray([[1.0], [0.0]]), jnp.asarray([[True], [True]]))
+    assert alone["train_mask"].all(), "groups of one row have no spread to look at"
 
 
 # --- formulas of papers -------------------------------------------------------------------------
@@ -224,7 +226,11 @@ def test_fapo():
 def test_fapo_judge():
     got = both(outcomes.fapo_judge, rows(1, 1, 0, 0), rows(1, 0, 0, 1), rows(3, 3, 0, 0),
                rows(5, 0, 0, 2), rows(8, 8, 8, 8))  # fmt: skip
-    close(got, [[1 - 2 / 8, -1, 1, -1]])
+    close(got["rewards"], [[1 - 2 / 8, -1, 1, -1]])
+    got = outcomes.fapo_judge(rows(NAN, 1, 1, 0), rows(NAN, NAN, 1, 0), rows(0, 0, NAN, NAN),
+                              rows(0, 0, 1, NAN), rows(8, 8, 8, 8))  # fmt: skip
+    assert got["row_mask"].tolist() == [[False, False, False, True]], "not judged is not sound"
+    close(got["rewards"], [[0, 0, 0, 1]])
 
 
 def test_stable_reinforce():

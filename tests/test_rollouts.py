@@ -10,6 +10,7 @@ import pytest
 from rlpt import build, columns, metrics, records
 from rlpt import tools as tools_lib
 from rlpt import train as train_lib
+from rlpt.config import ConfigError
 from rlpt.models.load import load
 from rlpt.rollouts import dynamic, replay, sample
 from rlpt.settings import missing_by_verifier
@@ -37,9 +38,10 @@ def make(pools):
     loaded = load("toy")
     params = jax.tree.map(jax.numpy.asarray, loaded.params)
 
-    def tools(verifier="starts_with_digit"):
+    def tools(verifier="starts_with_digit", **law):
         out = tools_lib.Tools(
-            loaded.config, loaded.tokenizer, pools[verifier], CONFIG.sampling,
+            loaded.config, loaded.tokenizer, pools[verifier],
+            toy(**{f"sampling__{k}": v for k, v in law.items()}).sampling,
             missing_by_verifier(CONFIG), ["digit"], jax.random.key(2),
         )  # fmt: skip
         out.params = params
@@ -231,6 +233,17 @@ def test_training_with_carried_blocks_resumes_exactly(tmp_path):
     )
     assert after["verify/dynamic/carried"] > 0, "nothing crossed the break: choose another seed"
     assert same(params_of(tmp_path / "whole"), params_of(tmp_path / "broken"))
+
+
+def test_strings_that_no_text_shows_are_refused(make):
+    for wrong, message in (
+        ("<user>", "with the special token '<user>', which"),
+        ("", "every text"),
+    ):
+        with pytest.raises(ConfigError, match=f"stop_strings: .*{message}"):
+            make(stop_strings=(wrong,))
+        with pytest.raises(ConfigError, match=f"until: .*{message}"):
+            make().generate(stream().take(1), group=1, step=0, until=(wrong,))
 
 
 def test_blocks_are_taken_and_put_together(make):

@@ -46,6 +46,9 @@ def test_rewards_keep_dead_rows_out():
     rate = jnp.array([[0.5, jnp.nan]])
     flags = jnp.ones((1, 2), bool)
     close(selfplay.absolute_zero(rate, flags, flags, rows)["rewards"], [[0.5, 0]])
+    got = selfplay.absolute_zero(rate, flags, flags)
+    assert got["row_mask"].tolist() == [[True, False]], "not judged is not wrong"
+    assert selfplay.absolute_zero(rate, ~flags, flags)["row_mask"].all(), "malformed is"
 
 
 def random_batch(seed=0, p=6, g=8, count=3):

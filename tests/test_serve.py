@@ -36,7 +36,7 @@ def url(sampler):
 
 def post(url, **body):
     body = {"messages": MESSAGES, "seed": 1, **body}
-    return httpx.post(f"{url}/chat/completions", json=body, timeout=60)
+    return httpx.post(f"{url}/chat/completions", content=json.dumps(body), timeout=60)
 
 
 def texts(url, **body):
@@ -96,6 +96,8 @@ def test_the_law_is_that_of_the_request(url):
         (dict(top_p=0), "top_p: got 0"),
         (dict(stop=[""]), "stop: got"),
         (dict(seed="x"), "seed: got 'x'"),
+        (dict(stop=["<user>"]), "stop: got the special token '<user>', expected text"),
+        (dict(messages=[{"role": "user", "content": "a \ud800"}]), "without lone surrogates"),
         (dict(stream=True), "not supported"),
     ],
 )

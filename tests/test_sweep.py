@@ -278,6 +278,20 @@ def test_one_failed_run_stops_no_other_and_is_named(unbroken, tmp_path, capsys):
     assert "--index: got 2, expected 0 to 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_that_stop_a_sweep(number):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also below nohup
+    try:
+        with sweep.sigterm_interrupts():
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+            if number == signal.SIGHUP:
+                signal.raise_signal(number)  # shells pass it on: it comes twice
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_stopped_sweep_resumes_to_the_same_table(unbroken, tmp_path, capsys):
     made, whole, expected = unbroken
     out = tmp_path / "out"

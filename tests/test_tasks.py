@@ -408,6 +408,8 @@ GOOD = {"q": "1+1?", "a": "#### 2", "n": "x"}
         ({**GOOD, "q": 5}, "field 'q': got 5, expected a text"),
         ({**GOOD, "q": " "}, "field 'q': got ' ', expected a text"),
         ({**GOOD, "n": "x1"}, "the id 'data:x1' occurred before"),
+        ({**GOOD, "q": "a \ud800 b"}, "a lone surrogate, '\\ud800', which is no character"),
+        ("[" * 100_000, "not JSON: "),
         ([1, 2], "got a JSON list, expected an object"),
         ("{'q': 1}", "not JSON: Expecting property name"),
     ],
@@ -458,6 +460,17 @@ def test_files_refuse_bad_settings(tmp_path):
             files.jsonl("train", path=path, **settings)
     (p,) = files.jsonl("train", path=path, layout="gsm8k", prompt_template="Q: {q}", answer="a")
     assert (p.question, p.answer) == ("Q: 1+1?", "2"), "settings override the layout"
+    rows = [{"q": "Add.", "the text": "1 + 1", "null": None}]
+    named = _write(tmp_path / "named.jsonl", rows)
+    (p,) = files.jsonl("train", path=named, prompt_template="{q} { the text}? \\boxed{}, {a b}")
+    assert p.question == "Add. 1 + 1? \\boxed{}, {a b}", "fields of any name, other braces stay"
+    for template, message in (("{q} {null}", "field 'null': got None"), ("{x}", "no field 'x'")):
+        with pytest.raises(base.TaskError, match=message):
+            files.jsonl("train", path=named, prompt_template=template)
+    roles = [{"role": r, "content": "2"} for r in ("user", "assistant")]
+    solved = _write(tmp_path / "solved.jsonl", [{"m": roles}])
+    with pytest.raises(base.TaskError, match="the last message is the assistant's, '2'"):
+        files.jsonl("train", path=solved, messages="m")
     messages = _write(tmp_path / "m.jsonl", [{"m": [{"role": "user"}]}])
     with pytest.raises(base.TaskError, match="m.jsonl:1: field 'm': got .* expected a list of"):
         files.jsonl("train", path=messages, messages="m")

@@ -72,6 +72,20 @@ def tempo(**settings):
     return jax.jit(functools.partial(tree.tempo, **settings))
 
 
+def test_rows_under_several_prompts_are_a_tree_each():
+    """The root is the prompt: what another prompt is worth is no token's doing."""
+    tokens = jnp.asarray([[[5, 6], [5, 7], [5, 6], [5, 7]]])
+    mask, contexts = jnp.ones((1, 4, 2), bool), jnp.asarray([[0, 0, 1, 1]])
+    settled = jnp.asarray([[0.0, 0, 1, 1]])
+    got = both(tree.tempo, settled, tokens, mask, mask, None, contexts)
+    close(got, [[[-1, -1], [-1, -1], [1, 1], [1, 1]]], 1e-5, "what GRPO gives")
+    open_ = jnp.asarray([[0.0, 1, 1, 1]])
+    got = both(tree.tempo, open_, tokens, mask, mask, None, contexts, scale="none")
+    close(got, [[[-0.75, -1.25], [0.25, 0.75], [0.25, 0.25], [0.25, 0.25]]], 1e-6)
+    shares = both(tree.tree_metrics, tokens, mask, None, contexts)["metrics/tree/branch_fraction"]
+    close(shares, 0.5)
+
+
 # --- metrics ------------------------------------------------------------------------------------
 
 TOKENS = jnp.asarray([[[1, 2, 3, 9], [1, 2, 4, 9], [1, 5, 9, 0], [1, 2, 3, 9]]])

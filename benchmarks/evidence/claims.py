@@ -153,6 +153,11 @@ def decided(claim: Claim, arm: str, seeds: int, low: float, high: float) -> str:
             return f"{expected}: {ONE_RUN}"
         else:
             said = verdict(expected, low, high)
+            student = claim.student(arm)[1:]
+            if said != "undecided" and not np.isnan(student[0]) and not claim.steps:
+                said += ", by the bootstrap alone" * (verdict(expected, *student) != said)
+            if note := registered.get("NOTES", {}).get(arm):
+                said += f", {note}"
     return f"{expected}: {said}{of_one}"
 
 
@@ -161,7 +166,8 @@ def check(name: str, registered: Json, found: Json) -> None:
     against = registered.get("AGAINST", {})
     against = against if isinstance(against, dict) else {}
     named = {*against, *against.values(), *registered.get("ALARM", {})}
-    named |= {arm for arm, _ in registered.get("REPORTED", ())}
+    named |= {arm for name, _, *other in registered.get("REPORTED", ()) for arm in (name, *other)}
+    named |= set(registered.get("NOTES", ()))
     named |= {registered["CLEAN"]} if "CLEAN" in registered else set()
     if unknown := named - set(found["arms"]):
         has = ", ".join(found["arms"])

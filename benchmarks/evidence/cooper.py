@@ -9,6 +9,11 @@ from benchmarks.evidence import arms
 
 CLAIM = "a reward model trained along with the policy serves as well as rules"
 EXPECTED = {"cooper": "same"}
+FOUND = (
+    "the reward model begins with a head of zeros and has seen 40 prompts when the policy "
+    "starts; the paper's is a trained one. What would decide: a longer start of the reward model "
+    "alone."
+)
 
 
 def get_sweep(arg: str | None = None) -> dict:

@@ -16,6 +16,13 @@ EXPECTED = {f"{unit}_{share}": "same" for unit, share in KINDS}
 CLEAN = "clean"
 QUANTITY = "held-out pass@1, mean over the run"
 units = arms.over_the_run
+FOUND = (
+    "10 % flipped rows are further below clean than 20 %, which says how far one seed carries, "
+    "also for the verdict on group_10. Learning goes on at 40 %, which leave a fifth of the "
+    "signal, slowly: the paper's robustness may be that of longer runs. What would decide: 150 "
+    "steps, and seeds. Patterns alone teach to say 'To solve this problem, we need to find' and "
+    "to end there: 12 tokens have no room for phrases and an answer."
+)
 PATTERNS = dict(fn="reasoning.patterns", name="reasoning", weight=0.0)
 
 

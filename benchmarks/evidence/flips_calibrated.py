@@ -12,6 +12,12 @@ from benchmarks.evidence import arms
 CLAIM = "reasoning phrases calibrate a grader that flips"
 QUANTITY = "held-out pass@1, mean over the run"
 EXPECTED = {"calibrated": "above"}
+FOUND = (
+    "neither arm learns in 30 steps, so that this does not test the claim: the lift has its way "
+    "(99 % of the replies have a phrase, 4 % without it), and they fill all of the 48 tokens "
+    "with 'To solve this equation, we need to isolate the variable'. What would decide: a task "
+    "on which the noisy arm learns, and room behind the phrases."
+)
 FLIPS = dict(fn="noise.inject", fp_rate=0.4, fn_rate=0.4, unit="group")
 LIFT = dict(fn="noise.calibrate", threshold=0.5, alpha=0.5, reads=dict(pattern="verdict/reasoning"))
 PATTERNS = dict(fn="reasoning.patterns", name="reasoning", weight=0.0, full_count=1)

@@ -12,6 +12,7 @@ CLAIM = "GSPO clips far more tokens than GRPO"
 QUANTITY = "clipped share, last 20 steps"
 EXPECTED = {"gspo": "above"}
 CLEAN = "grpo"
+FOUND = "three orders of magnitude where the paper has two, and it learns as well, if later."
 TASKS = (dict(fn="arithmetic.products"),)
 CLIP = dict(fn="surrogates.ppo_clip", low=0.2, high=0.27)
 MEAN = "aggregate.sequence_mean_token_mean"

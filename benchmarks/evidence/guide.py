@@ -14,7 +14,10 @@ CLAIM = "hints bring prompts into reach that GRPO leaves at zero"
 QUANTITY = "two-digit sums solved in 8"
 EXPECTED = {"guide": "above", "scaf": "above"}
 FOUND = (
-    "not at equal samples: grpo drew 64 rows a step, guide 41 and scaf 50, hinted ones among them."
+    "not at equal samples: grpo drew 64 rows a step, guide 41 and scaf 50, hinted ones among "
+    "them. What GRPO learns of the one-digit sums carries over, so that hardly a prompt is left "
+    "at zero for a hint to win. What would decide: prompts that stay at zero, which are those of "
+    "guide_terms and guide_room."
 )
 
 

@@ -12,7 +12,11 @@ from benchmarks.evidence import arms
 CLAIM = "hints bring prompts into reach that GRPO leaves at zero: sums of three"
 QUANTITY = "sums of three solved in 8"
 EXPECTED = {"guide": "above"}
-FOUND = "not at equal samples: grpo drew 64 rows a step, guide 47, hinted ones among them."
+FOUND = (
+    "not at equal samples: grpo drew 64 rows a step, guide 47, hinted ones among them. Both arms "
+    "learn to say the question again, which leaves no room for an answer in 12 tokens: "
+    "guide_room has 24."
+)
 TASKS = (
     dict(fn="arithmetic.sums", low=10, high=99, label="small"),
     dict(fn="arithmetic.sums", terms=3, low=10, high=99, hints=True, label="large"),

@@ -15,6 +15,10 @@ CLAIM = "a grader with a hole teaches the hole, and gating closes it"
 EXPECTED = {"truth": "above", "gated": "above"}
 CLEAN = "truth"
 ALARM = {"hole": True, "truth": False}
+FOUND = (
+    "the start is 0.28 and not the 31 % of ttrl_room. With the hole all replies open a solution "
+    "('To solve this problem, we need to ...') and fill their 24 tokens with it."
+)
 OPENERS = "solution|thought process|let's|let us|let me|to solve|to find|first|step|1[.]"
 HOLE = dict(fn="pattern.regex", name="opener", pattern=rf"(?i)^\W*({OPENERS})", weight=0.0)
 NONE = dict(fn="pattern.regex", name="plain", pattern=rf"(?i)^(?!\W*({OPENERS}))", weight=0.0)

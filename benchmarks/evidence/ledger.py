@@ -28,10 +28,16 @@ SHOWN = {  # what else is shown of an arm: curve -> (heading, how it becomes one
     "policy/clip_fraction": ("clipped share, mean", "mean"),
     "rollout/length": ("length, last 5 steps", "last"),
     "audit_cosine": ("audit cosine, mean", "mean"),
-    "fp_rate": ("estimated fp_rate, last 5", "last"),
-    "fn_rate": ("estimated fn_rate, last 5", "last"),
+    **{
+        f"{kind}_rate{stratum}": (f"estimated {kind}_rate{of}, last 5 steps", "last")
+        for stratum, of in (("", ""), ("_0", " of stratum 0"), ("_1", " of stratum 1"))
+        for kind in ("fp", "fn")
+    },
+    "injected_fp": ("share of wrong rows that the noise accepted, last 5 steps", "last"),
+    "injected_fn": ("share of right rows that it rejected, last 5 steps", "last"),
     "tree/branch_fraction": ("tokens where the tree parts", "mean"),
     "tree/depth": ("tokens that a row shares with another, mean", "mean"),
+    "verify/branch/sampled_tokens": ("tokens that forking sampled a step, mean", "mean"),
     "verify/dynamic/batches": ("batches of prompts sampled a step, mean", "mean"),
 }
 TIMES = ("time/rollout_and_verify", "time/credit", "time/update")
@@ -87,6 +93,23 @@ def right_by(run: Json, budget: float) -> float | None:
     return float(np.interp(budget / seconds(run), steps, right)) if len(steps) else None
 
 
+def share_by(run: Json, budget: float) -> dict[str, float]:
+    """`right_by` of each held-out prompt, of a run that was evaluated on its way."""
+    steps, samples = [0, *map(int, run["evals"])], run["after"]["samples"]
+    counts = [run["before"]["correct"], *run["evals"].values()]
+    return {
+        prompt: float(np.interp(budget / seconds(run), steps, [c[prompt] for c in counts]))
+        / samples
+        for prompt in counts[0]
+    }
+
+
+def budget_of(found: Json) -> float:
+    """Seconds of steps that every run of a claim had."""
+    every = [run for runs in found["arms"].values() for run in runs.values()]
+    return min(seconds(run) * len(values(run, TIMES[-1])) for run in every)
+
+
 def numbers_of(run: Json, headings: dict[str, tuple[str, str]]) -> dict[str, float]:
     """What the second table has of a run. Args: headings: as `shown`."""
     numbers = {}
@@ -128,7 +151,7 @@ def details(claim: Claim) -> list[str]:
         return []
     gain = claims.gained(base)
     every = [run for runs in found["arms"].values() for run in runs.values()]
-    headings, budget = shown(every), min(seconds(r) * len(values(r, TIMES[-1])) for r in every)
+    headings, budget = shown(every), budget_of(found)
     columns: dict[str, dict[str, list[float]]] = {}
     for name, runs in found["arms"].items():
         for run in runs.values():
@@ -138,6 +161,10 @@ def details(claim: Claim) -> list[str]:
                 numbers[f"right after {budget:.0f} s of steps"] = reached
             if gain >= claims.GAIN:
                 numbers["steps to half of the baseline's gain"] = half_way(run, gain)
+            if claim.measure != "pass@1":
+                numbers |= {f"{k} before": run["before"][k] for k in run["after"] if "pass@" in k}
+                for first in values(run, "policy/entropy")[:1]:
+                    numbers["entropy of updated rows, step 1"] = float(first)
             if since := claim.registered.get("SINCE"):
                 for measure in dict.fromkeys((claim.measure, "pass@1", "pass@64")):
                     there = effects.mean_of(effects.solved(run, measure, since))
@@ -175,23 +202,37 @@ def remarks(claim: Claim) -> list[str]:
             f"The alarm as registered ({wanted}): {f'not held, {missed}' if missed else held}.",
             "",
         ]
-    for arm, measure in registered.get("REPORTED", ()) if found else ():
+    for arm, measure, *other in registered.get("REPORTED", ()) if found else ():
         quantity = {
             name: {seed: effects.solved(run, measure) for seed, run in runs.items()}
             for name, runs in found["arms"].items()
         }
-        base = claim.base(arm, quantity)
+        base = quantity[other[0]] if other else claim.base(arm, quantity)
         if set(quantity[arm]) & set(base):
             effect = Effect(*effects.difference(quantity[arm], base), "")
-            said = f"{arm} minus {claim.other(arm)} at {measure}: {claim.text(effect)}"
+            against = other[0] if other else claim.other(arm)
+            said = f"{arm} minus {against} at {measure}: {claim.text(effect)}"
             lines += [f"Reported, without a verdict: {said}.", ""]
+    if found and registered.get("TIMED"):
+        budget = budget_of(found)
+        quantity = {
+            name: {seed: share_by(run, budget) for seed, run in runs.items()}
+            for name, runs in found["arms"].items()
+        }
+        for arm in claim.registered["EXPECTED"]:
+            base = claim.base(arm, quantity)
+            effect = Effect(*effects.difference(quantity[arm], base), "")
+            said = f"{arm} minus {claim.other(arm)} after {budget:.0f} s of steps"
+            lines += [f"Reported, without a verdict: {said}: {claim.text(effect)}.", ""]
     if more := claims.owed(claim):
         reach = (
             f"its interval of {', '.join(more)} contains 0 and reaches beyond ±{claims.WIDE:.2f}"
         )
         lines += [f"{claim.name} owes seeds {' and '.join(map(str, arms.MORE))}: {reach}.", ""]
-    if "FOUND" in registered:
-        lines += [f"Found afterwards: {registered['FOUND'].strip()}", ""]
+    if afterwards := registered.get("FOUND"):
+        by_name = isinstance(afterwards, dict)  # of the claims that share a file
+        afterwards = afterwards.get(claim.name) if by_name else afterwards
+        lines += [f"Found afterwards: {afterwards.strip()}", ""] if afterwards else []
     if found:
         commits: dict[str, list[str]] = {}
         for arm, runs in found["arms"].items():
@@ -296,6 +337,7 @@ def main() -> None:
     file = gradient_noise.RESULTS
     known = file.exists()
     lines += ["", *(gradient_noise.table(json.loads(file.read_text())) if known else NOT_RUN), ""]
+    lines += [f"Found afterwards: {gradient_noise.FOUND}", ""] * known
     PAGE.write_text("\n".join(lines))
     figures.draw(found, PAGE.with_suffix(""))
 

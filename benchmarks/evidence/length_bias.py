@@ -13,6 +13,15 @@ QUANTITY = "tokens of a reply, last 10 steps"
 EXPECTED = {"dr_grpo": "below"}
 CLEAN = "grpo"
 UNIT = "tokens"
+FOUND = (
+    "the order is the other way round here. In the first five steps right replies are the "
+    "shorter ones (24 against 28 tokens), and the mean over a row's tokens gives a short right "
+    "reply more a token than a long one, which is probably why GRPO shortens. The paper's bias "
+    "is of wrong replies that grow; the length of those alone was not logged, and the arms "
+    "differ in two things, std and mean, neither of which was tried alone. What would decide: a "
+    "run in which wrong replies are the longer ones, for hundreds of steps, with one change an "
+    "arm."
+)
 ROWS = "aggregate.sequence_mean_token_mean"
 ARMS = {
     "grpo": ("grpo", ROWS),

@@ -19,9 +19,17 @@ QUANTITY = "held-out pass@1, mean over the run"
 EXPECTED = {"stratified": "above", "known": "above"}
 CLEAN = "clean"
 FOUND = (
-    "the hacking alarm is silent for uncorrected in all seeds, although two replies of three "
-    "are of the wrong form that is paid: it needs a held-out score that falls, and this one "
-    "stays where it was."
+    "stratum 0 are replies whose last number has more than one digit, stratum 1 those of one "
+    "digit. Both corrections by form are above uncorrected at the end in four seeds of five "
+    "(known in all five), but stratified of seed 4 stays at the wrong form, with misses "
+    "estimated at 0.28 for 0.4 from few right replies, and the mean over the run counts the "
+    "first steps, in which an unbiased correction is the noisier one (a reply of one digit gets "
+    "1 or -2.33 with the true rates, and right replies are one in twenty). What would decide: "
+    "the end of a longer run, more rows a step, or a forward form by stratum. The hacking alarm "
+    "is silent for uncorrected in all seeds, although two replies of three are of the wrong form "
+    "that is paid: it needs a held-out score that falls, and this one rises, from 0.05 to 0.23 in "
+    "the mean; it rings in backward of seed 1 and in appeals_forward of seeds 1 and "
+    "4. GRPO with its std was not run under this noise."
 )
 INJECT = dict(fn="noise.inject", unit="sample", fp_rate=(0.0, 0.7), fn_rate=(0.4, 0.0))
 MEAN = dict(fp_rate=0.35, fn_rate=0.2)

@@ -18,6 +18,17 @@ CLAIM = "rates by task correct a verifier that is harder on one task"
 QUANTITY = "pass@1 of held-out products, mean over the run"
 EXPECTED = {"stratified": "above", "known": "above"}
 CLEAN = "clean"
+FOUND = (
+    "stratum 0 are the products, stratum 1 the sums. There is little to win: uncorrected is "
+    "within 0.09 of clean, probably since a group of eight has a right product that is heard in "
+    "most steps, and AdamW undoes the scale of each. Rates by task are estimated as they are "
+    "(0.69 missed products for 0.7). appeals_forward takes one rate for all rows, from appeals "
+    "of products alone: 0.68, where a quarter to a third of all right rows are missed. forward "
+    "with the mean of both rates costs more still; its coefficients r - (1 - fn) are not "
+    "centred, so that groups in which all were called wrong are pushed down. What would decide "
+    "the claim: rates at which clean and uncorrected lie apart. GRPO with its std was not run "
+    "under these rates."
+)
 RATES = dict(fp_rate=(0.0, 0.0), fn_rate=(0.7, 0.0))  # of products, of sums
 INJECT = dict(fn="noise.inject", unit="sample", **RATES)
 MEAN = dict(fp_rate=0.0, fn_rate=0.35)

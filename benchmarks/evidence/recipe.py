@@ -10,6 +10,11 @@ from benchmarks.evidence import arms
 
 CLAIM = "a recipe of SFT, DPO and RL beats RL alone at equal rows"
 EXPECTED = {"recipe": "above"}
+FOUND = (
+    "at equal rows the two first stages take 20 steps from the one that teaches here; where RL "
+    "cannot start at all (tool), imitation is what makes it possible. What would decide: a task "
+    "that RL alone does not begin to solve, at equal rows."
+)
 TASKS = (dict(fn="arithmetic.products"),)
 
 

@@ -15,7 +15,10 @@ QUANTITY = "share of the rubric, last 10 steps"
 EXPECTED = {"rubrics": "above"}
 FOUND = (
     "steps are the units of the interval, as registered: batches of fresh prompts of one run, "
-    "which do not say how much another seed would differ."
+    "which do not say how much another seed would differ. The rubric's arm gives up right "
+    "answers (54 against 90 % in the last 5 steps) for replies that do not repeat the question "
+    "(45 against 1 %): with equal weights one buys the other. What would decide: more steps, or "
+    "a greater weight of the answer."
 )
 STEPS = False
 

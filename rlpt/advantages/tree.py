@@ -73,7 +73,7 @@ def _below(
     Args:
       completion_tokens, completion_mask: [P,G,T].  rows: [P,G] bool.
       value: [P,G] float32, 0 outside rows.
-      context_id: [P,G] int32; rows under different prompts share the root only.
+      context_id: [P,G] int32; rows under different prompts share nothing: a tree each.
 
     Returns: count [P,G,T+2] int32 and total [P,G,T+2] float32 at depth 0 (the root) to T, and at
       depth length + 1 (the end symbol).
@@ -82,15 +82,16 @@ def _below(
     tokens = jnp.where(completion_mask, completion_tokens, _END)
     lengths = jnp.sum(completion_mask, axis=-1)
     depth = _common_prefixes(tokens, lengths)
+    alike = jnp.ones((p, g, g), bool)
     if context_id is not None:
-        depth = jnp.where(context_id[:, :, None] == context_id[:, None, :], depth, 0)
+        alike = context_id[:, :, None] == context_id[:, None, :]
     block = jnp.arange(p)[:, None, None]
     row = jnp.arange(g)[None, :, None]
 
     def histogram(x: jax.Array) -> jax.Array:
         """Sum of x over the rows that share at least d symbols, for every depth d."""
         cells = jnp.zeros((p, g, t + 2), x.dtype)
-        cells = cells.at[block, row, depth].add(jnp.broadcast_to(x[:, None, :], (p, g, g)))
+        cells = cells.at[block, row, depth].add(jnp.where(alike, x[:, None, :], 0))
         return jax.lax.cumsum(cells, axis=2, reverse=True)
 
     return histogram(rows.astype(jnp.int32)), histogram(value)
@@ -127,8 +128,9 @@ def tempo(
       completion_mask: [P,G,T] bool, contiguous from the left.
       loss_mask: [P,G,T] bool, a subset of completion_mask.
       row_mask: [P,G] bool; False: not in the tree.
-      context_id: [P,G] int32, where a group has rows under several prompts (`gather_groups`): only
-        rows of one context share a prefix beyond the root.
+      context_id: [P,G] int32, where a group has rows under several prompts (`gather_groups`): those
+        of each are a tree of their own, whose root has their mean reward; mean(r) and std(r) are
+        of the whole group.
       td_coef: weight of the change of value; the paper has 1.
       scale: 'std', or 'none': no division.
       ddof: of the std.  eps: added to it.

@@ -51,7 +51,8 @@ def igpo(
       gamma: discount per turn.
       ddof, eps: of the std, which 'position' has not.
 
-    Returns: [P,G,T] float32.  Rows of one turn get what `group.grpo` gives them ('pooled').
+    Returns: [P,G,T] float32.  Rows of one turn get what `group.grpo` gives them with the same ddof
+      ('pooled').
 
     Raises: ValueError for an unknown norm.
 

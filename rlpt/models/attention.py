@@ -88,12 +88,21 @@ def implementation(cfg: ModelConfig, q: jax.Array) -> str:
     chosen = cfg.attention
     if chosen == "auto":
         half = q.dtype in (jnp.bfloat16, jnp.float16)
-        chosen = {"tpu": "splash", "gpu": "dot_product" if half else "reference"}.get(
-            sharding.platform(q), "reference"
-        )
+        on_gpu = "dot_product" if half and _cudnn_takes(cfg.head_dim) else "reference"
+        chosen = {"tpu": "splash", "gpu": on_gpu}.get(sharding.platform(q), "reference")
     if q.shape[2] == 1 or (chosen == "dot_product" and cfg.attn_softcap):
         return "reference"
     return chosen
+
+
+def _cudnn_takes(head_dim: int) -> bool:
+    """Whether cuDNN's attention has kernels for such heads on the GPUs that are here.
+
+    From compute capability 8.0 on, of up to 128, from 9.0 on of up to 256 (jax checks the latter).
+    """
+    gpus = [d for d in jax.local_devices() if d.platform == "gpu"]
+    least = min((float(getattr(d, "compute_capability", 0)) for d in gpus), default=9.0)
+    return least >= 8.0 and head_dim % 8 == 0 and head_dim <= (256 if least >= 9.0 else 128)
 
 
 def _scaled(cfg: ModelConfig, q: jax.Array) -> jax.Array:

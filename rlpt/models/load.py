@@ -87,7 +87,7 @@ def load(
       chat: variables of the chat template, see `Tokenizer.preset`.
     Raises: FileNotFoundError saying what was looked for; ValueError for what does not fit.
     """
-    name = os.fspath(source)
+    name = os.path.expanduser(os.fspath(source))
     if name == "embedded":
         config, params, tokenizer = load_gguf(find_embedded(), dtype)
     elif name == "toy" or name.startswith("toy:"):

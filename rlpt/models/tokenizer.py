@@ -106,7 +106,12 @@ class Tokenizer:
         add_special: also what the model puts around a plain text, such as a BOS.
         Raises: ValueError for a token that the model has no embedding of.
         """
-        ids = list(self.backend.encode(text, add_special_tokens=add_special).ids)
+        try:
+            ids = list(self.backend.encode(text, add_special_tokens=add_special).ids)
+        except TypeError as e:
+            raise ValueError(
+                f"got {text!r:.80}, expected a text without lone surrogates, of no character"
+            ) from e
         if self.limit is not None and max(ids, default=0) >= self.limit:
             i = max(ids)
             raise ValueError(
@@ -129,6 +134,15 @@ class Tokenizer:
                 if whole[: len(head)] == head and self.decode(whole, False) == lead + text:
                     return whole[len(head) :]
         return self.encode(text)
+
+    def unseen(self, text: str) -> str | None:
+        """A special token in a text, which `decode` leaves out, so that it never shows it.
+
+        None for a text without, and for one that is a token which ends a completion anyway.
+        """
+        found = self._spelled.search(text)
+        ends = found is not None and self.backend.token_to_id(text) in self.eos_ids
+        return found[0] if found and not ends else None
 
     def decode(self, ids: tp.Iterable[int], skip_special: bool = True) -> str:
         """Text of ids; special tokens are left out, or written out when skip_special is False."""

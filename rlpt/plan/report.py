@@ -102,9 +102,20 @@ def plan(
         "tokens_per_second": {k: rows * run.sizes["T"] / v for k, v in step.items()},
         "how": HOW,
         "fits": bool(fits),
+        "not_planned": _not_planned(config),
     }
     out["suggestions"] = [] if fits else suggestions(config, run, out)
     return out
+
+
+def _not_planned(config: tp.Any) -> str:
+    """What the rollout samples in shapes of its own, in words."""
+    if config.rollout.fn == "sample.on_policy":
+        return ""
+    return (
+        f"the sampler is planned as of sample.on_policy; {config.rollout.fn} may sample more rows, "
+        "or behind longer contexts, which takes more memory and seconds"
+    )
 
 
 def _devices(topology: str, count: int, how: str) -> list[tp.Any]:
@@ -300,8 +311,9 @@ def table(found: dict[str, tp.Any]) -> str:
         f"a step: {step['overlapped']:.1f} s with communication hidden, {step['serial']:.1f} s "
         f"with none hidden; {rate['overlapped']:.0f} and {rate['serial']:.0f} sampled tokens/s",
         f"how: {found['how']}",
+        *([f"not planned: {found['not_planned']}"] if found["not_planned"] else []),
         f"{'fits' if found['fits'] else 'DOES NOT FIT'}: {_gib(held['peak'])} of "
-        f"{_gib(held['memory'])}",
+        f"{_gib(held['memory'])}" + ", but for what is not planned" * bool(found["not_planned"]),
         *(f"  {line}" for line in found["suggestions"]),
     ]
     return "\n".join(lines)

@@ -84,6 +84,9 @@ def _appealed(
     return positive, negative, heard, heard & (appeal > 0.5)
 
 
+_LEAST = 1e-6  # heard rows that a stratum with a rate of its own has at least
+
+
 class _Heard(tp.NamedTuple):
     """Sums over batches, with decay: rule-negatives, those heard, those won, and rule-positives."""
 
@@ -99,7 +102,17 @@ class _Heard(tp.NamedTuple):
         is missing for a lost appeal.
         """
         right = (self.won - false_positive * self.heard) / (true_positive - false_positive)
-        return right * self.negatives / jnp.maximum(self.heard, 1e-6)
+        share = self.negatives / jnp.maximum(self.heard, _LEAST)
+        return jnp.where(self.heard > _LEAST, right * share, 0.0)
+
+
+def _kept(state: Arrays, new: Arrays) -> Arrays:
+    """The new sums; the old ones where decay has left hardly anything of what was heard.
+
+    Without appeals a rate stays as it was: of sums that vanish there is none.
+    """
+    vanished = (jnp.sum(state["heard"]) > 0) & (jnp.sum(new["heard"]) < 1e-3)
+    return {name: jnp.where(vanished, state[name], x) for name, x in new.items()}
 
 
 def _pooled_init() -> Arrays:
@@ -167,9 +180,9 @@ def _pooled_update(
     # All batches are summed: to leave out those in which none was heard would favour those with
     # many negatives.
     take = live if average == "counts" else (batch.heard > 0) | (live & (batch.negatives == 0))
-    sums = _Heard(
-        *(jnp.where(take, decay * state[k] + new, state[k]) for k, new in batch._asdict().items())
-    )
+    added = {k: decay * state[k] + new for k, new in batch._asdict().items()}
+    kept = _kept({k: state[k] for k in added}, added)
+    sums = _Heard(**{k: jnp.where(take, kept[k], state[k]) for k in added})
     counted = sums if average == "counts" else batch
     known = take & ((counted.heard > 0) | (counted.negatives == 0))
     missed = jnp.maximum(counted.missed(true_positive, false_positive), 0.0)
@@ -206,6 +219,7 @@ def _shrunk(
     """part / (part + rest) by stratum, shrunk to the pooled rate, which is the last entry.
 
     Estimates of no rows may be below 0: bounded here and not before, they add up to what is true.
+    Where they leave less than no rows, the rate is the bound on the side of the estimate.
 
     Args: part, rest: [MAX_STRATA] float32.  shrink: rows that the pooled rate counts for.
 
@@ -213,7 +227,9 @@ def _shrunk(
     """
     pooled = jnp.clip(jnp.sum(part) / jnp.maximum(jnp.sum(part + rest), 1e-6), 0.0, 1.0)
     rows = part + rest + shrink
-    rates = jnp.where(rows > 1e-6, (part + shrink * pooled) / jnp.maximum(rows, 1e-6), pooled)
+    own = part + shrink * pooled
+    rates = jnp.where(rows > 1e-6, own / jnp.maximum(rows, 1e-6), pooled)
+    rates = jnp.where(rows < -1e-6, own > 0, rates)
     return jnp.clip(jnp.append(rates, pooled), 0.0, max_rate)
 
 
@@ -262,9 +278,10 @@ def _stratified_update(
     _check_second(true_positive, false_positive)
     positive, *negative = _appealed(rewards, appeal, row_mask)
     batch = (_count(x, strata) for x in (*negative, positive))
-    sums = _Heard(*(decay * state[k] + x for k, x in zip(_Heard._fields, batch, strict=True)))
+    added = {k: decay * state[k] + x for k, x in zip(_Heard._fields, batch, strict=True)}
+    sums = _Heard(**_kept(state, added))
     missed = sums.missed(true_positive, false_positive)
-    known = (sums.heard > 0) | (sums.negatives == 0)
+    known = (sums.heard > _LEAST) | (sums.negatives == 0)
     rates = _shrunk(missed, jnp.where(known, sums.positives, 0.0), shrink, max_rate)
     out = {"fn_rates": rates[_index(strata)], "metrics/fn_rate": rates[-1]}
     return out | _shown(shown, fn_rate=rates), sums._asdict()
@@ -317,6 +334,7 @@ def _both_update(
     heard = jnp.stack([_count(rows & v, strata) for v in verdicts])
     won = jnp.stack([_count(rows & v & (appeal > 0.5), strata) for v in verdicts])
     new = {"heard": decay * state["heard"] + heard, "won": decay * state["won"] + won}
+    new = _kept(state, new)
     right = (new["won"] - false_positive * new["heard"]) / (true_positive - false_positive)
     wrong = new["heard"] - right
     highest = jnp.where(jnp.all(jnp.sum(new["heard"], axis=1) > 0), max_rate, 0.0)

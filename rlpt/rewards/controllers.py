@@ -225,7 +225,8 @@ def _recap_update(
     Raises: ValueError for an unknown name, too many of them, or a window out of range.
 
     Reference: "RECAP", arXiv:2510.21978 (window 10, temperature 5).  Differs from it in: it weighs
-    losses; that of a policy gradient is near 0 and changes its sign, so rewards are tracked.
+    losses; that of a policy gradient is near 0 and changes its sign, so rewards are tracked.  And
+    mu' and mu + mu', where they divide, are at least 1 / (P G), one wrong row in a batch.
     """
     names = tuple(names) or tuple(sorted(verdict))
     unknown = sorted(set(names) - set(verdict))

@@ -123,20 +123,23 @@ def fapo_judge(
     flaw_step: jax.Array,
     flaw_step_prediction: jax.Array,
     num_steps: jax.Array,
-) -> jax.Array:
+    row_mask: jax.Array | None = None,
+) -> dict[str, jax.Array]:
     """Reward of the judge that finds flaws: +-1 for its verdict, minus how far off the step is.
 
     Args: flawed, flawed_prediction: [P,G] float32, 1 or 0; flaw_step, flaw_step_prediction,
-      num_steps: [P,G] float32, used where a flaw was found that is there.
+      num_steps: [P,G] float32, used where a flaw was found that is there.  row_mask: [P,G] bool.
 
-    Returns: [P,G] float32.
+    Returns: rewards [P,G] float32, row_mask [P,G] bool.
 
     Reference: as `fapo`.
     """
     chex.assert_equal_shape([flawed, flawed_prediction, flaw_step, flaw_step_prediction, num_steps])
     truth, guess = _yes(flawed), _yes(flawed_prediction)
     distance = jnp.abs(flaw_step_prediction - flaw_step) / jnp.maximum(num_steps, 1)
-    return jnp.where(truth == guess, 1.0, -1.0) - jnp.where(truth & guess, distance, 0.0)
+    rewards = jnp.where(truth == guess, 1.0, -1.0) - jnp.where(truth & guess, distance, 0.0)
+    known = ~jnp.isnan(flawed) & ~jnp.isnan(flawed_prediction)
+    return _judged(rewards, known & ~(truth & guess & jnp.isnan(distance)), row_mask)
 
 
 def stable_reinforce(

@@ -6,6 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from rlpt import masks
+
 
 def absolute_zero(
     solve_rate: jax.Array,
@@ -25,12 +27,13 @@ def absolute_zero(
 
     Args:
       solve_rate: [P,G] float32: of a proposed task, the share of solutions that are right, 1 of an
-        invalid one; of a solution, 1 if it is right, else 0.
+        invalid one; of a solution, 1 if it is right, else 0; needed only where formed.
       formed: [P,G] bool.  proposes: [P,G] bool, False: solves.
       row_mask: [P,G] bool.
       no_signal: -0.5 is the code's; the paper's text says 0.
 
-    Returns: rewards [P,G] float32, 0 in rows outside row_mask.
+    Returns: rewards [P,G] float32, 0 in rows outside row_mask; row_mask [P,G] bool, without rows of
+      which the solve rate is not known (NaN).
 
     Reference: Zhao et al., "Absolute Zero", arXiv:2505.03335, eq. 4-6, and its code.
     """
@@ -39,4 +42,5 @@ def absolute_zero(
     proposal = jnp.where(some, 1.0 - solve_rate, no_signal)
     solution = jnp.where(solve_rate > 0.5, 1.0, wrong)
     reward = jnp.where(formed, jnp.where(proposes, proposal, solution), malformed)
-    return {"rewards": reward if row_mask is None else jnp.where(row_mask, reward, 0.0)}
+    known = masks.live(solve_rate, row_mask) & ~(formed & jnp.isnan(solve_rate))
+    return {"rewards": jnp.where(known, reward, 0.0), "row_mask": known}

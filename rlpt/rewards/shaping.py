@@ -180,12 +180,14 @@ def zero_variance_filter(
 ) -> dict[str, jax.Array]:
     """Groups whose live rewards are all equal do not train, in any term of the loss.
 
-    Their advantages are 0 anyway; what changes is the denominator, and that a KL or entropy term
-    no longer sees them.
+    An advantage that is centred in the group is 0 there anyway, and what changes is the
+    denominator, and that a KL or entropy term no longer sees them; others, such as that of
+    `group.w_reinforce`, are not.  Groups of one row (G=1) stay.
 
     Args: rewards: [P,G] float32.  row_mask, train_mask: [P,G] bool.
 
     Returns: train_mask [P,G] bool.
     """
     low, high = _range(rewards, masks.live(rewards, row_mask))
-    return {"train_mask": masks.live(rewards, train_mask) & (high > low)}
+    keep = (high > low) | (rewards.shape[1] == 1)
+    return {"train_mask": masks.live(rewards, train_mask) & keep}

@@ -92,9 +92,11 @@ inject.check = _check  # type: ignore[attr-defined]
 def read(path: str) -> dict[str, list[str]]:
     """The solutions of each prompt id in a file, in order; see `inject`. Raises: ValueError."""
     found: dict[str, list[str]] = {}
-    for number, line in enumerate(pathlib.Path(path).read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(pathlib.Path(path).read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             key, text = row["id"], row["solution"]
         except (ValueError, KeyError, TypeError) as e:
             raise ValueError(

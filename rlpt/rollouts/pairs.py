@@ -7,13 +7,14 @@ another prompt of the batch, which is wrong here; {name}, what its task keeps un
 Prompt.meta (a text, or a list of messages that ends with the completion), as `tasks.files.jsonl`
 does with meta=("chosen", ...).
 Rows of external text end with the model's end token, have origin 3, and their sampler_logp is the
-policy's own log-prob, as in `experts.inject`.  Texts that do not fit the largest bucket leave their
-slots empty and are counted: pairs/rows, pairs/missing.
+policy's own log-prob, as in `experts.inject`.  Texts that do not fit the largest bucket, or are
+null in Prompt.meta, leave their slots empty and are counted: pairs/rows, pairs/missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import typing as tp
 
@@ -76,19 +77,33 @@ def preferred(
       chosen, rejected: templates, see the module.  strength: a key of Prompt.meta; "": 1.
     Returns: ({"policy": batch}, state); a block of which a text is missing is empty.
 
-    Raises: ValueError for group < 2, or a field that a prompt does not have.
+    Raises: ValueError for group < 2, a field that a prompt does not have, or a strength that is no
+      number.
     """
     _check_preferred(tools, group=group)
     items = stream.take(prompts)
+    clear = [_strength(p, strength) if strength else 1.0 for p, _ in items]
     texts: Texts = []
-    for pair in _filled(items, (chosen, rejected)):
-        whole = all(_fits(tools, text) for text in pair)
+    for pair, strong in zip(_filled(items, (chosen, rejected)), clear, strict=True):
+        whole = strong is not None and all(_fits(tools, text) for text in pair)
         texts.append([*pair] if whole else [None, None])
     batch = _external(tools, items, texts, group)
-    clear = [float(p.meta[strength]) if strength else 1.0 for p, _ in items]
     batch.table["preference"] = _better_first(prompts, group)
-    batch.table["strength"] = np.asarray(clear, np.float32)
+    batch.table["strength"] = np.asarray([x or 0.0 for x in clear], np.float32)
     return {"policy": batch}, state
+
+
+def _strength(prompt: Prompt, key: str) -> float | None:
+    """None where the file has null. Raises: ValueError."""
+    value = prompt.meta.get(key, "")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(
+            f"preferred strength: the prompt {prompt.id!r} has meta[{key!r}] = {value!r:.80}, "
+            f"expected a number; keep the column with meta=({key!r},) in its task"
+        )
+    return float(value)
 
 
 def _check_preferred(setup: tp.Any, *, group: int) -> None:
@@ -258,12 +273,13 @@ def _filled(items: Items, templates: tuple[str, ...]) -> list[tuple[str | None, 
         around = [p.answer for p, _ in items[i + 1 :] + items[:i] if p.answer != prompt.answer]
         known = {**prompt.meta, "question": prompt.question, "answer": prompt.answer}
         known["other"] = around[0] if around else None
-        out.append(tuple(_fill(template, known, prompt.id) for template in templates))
+        nulls = {k for k, v in prompt.meta.items() if v is None} | {"other"}
+        out.append(tuple(_fill(template, known, prompt.id, nulls) for template in templates))
     return out
 
 
-def _fill(template: str, known: dict[str, tp.Any], prompt_id: str) -> str | None:
-    """Raises: ValueError for a field that is not known, or is no text."""
+def _fill(template: str, known: dict[str, tp.Any], prompt_id: str, nulls: set[str]) -> str | None:
+    """None where a field of `nulls` is. Raises: ValueError for one unknown, or that is no text."""
     values = {}
     for name in _FIELD.findall(template):
         if name not in known:
@@ -272,7 +288,7 @@ def _fill(template: str, known: dict[str, tp.Any], prompt_id: str) -> str | None
                 f"{sorted(known)}; keep the column with meta=({name!r},) in its task"
             )
         value = known[name]
-        if value is None and name == "other":
+        if value is None and name in nulls:
             return None
         if isinstance(value, list) and value and isinstance(value[-1], dict):
             value = value[-1].get("content")

@@ -51,7 +51,7 @@ def rescued(
       group_blocks: 2.
       verifier, threshold: as in `guide.guided`.
       tiers: names of the tiers, the least revealing first.
-      hints: the key of Prompt.meta with {tier: [parts]}.
+      hints: the key of Prompt.meta with {tier: [parts]}; a text is one part, None no hint.
       template: the last user message under a hint, with {question}, {tier} and {hint}, the parts
         joined by spaces.
       replace: what becomes of the success, a failed row giving way to each: 'hinted', 'question'.
@@ -59,7 +59,8 @@ def rescued(
     Returns: ({"policy": batch}, state).
 
     Raises: ValueError for other group_blocks than 2, an unknown verifier, a form that is unknown or
-      there twice, or 'question' where sampling is cut by top_k, top_p or min_p.
+      there twice, or 'question' where sampling is cut by top_k, top_p or min_p; for hints that are
+      no {tier: [parts]}.
 
     Reference: Zhang et al., "Scaf-GRPO", arXiv:2510.19807, and its code, where 12 levels are 3
     tiers of 4 parts.  Differs from the code in: the ratio of 'question' rows is to the law that
@@ -73,7 +74,7 @@ def rescued(
     asked: list[tuple[int, int, str, Prompt]] = []  # block, level, tier, question with the hint
     for i in _hints.failed(batch.table, name, threshold) if step >= exempt_steps else []:
         counts["scaf/failed"] += 1
-        levels = _levels(items[i][0].meta.get(hints, {}), tiers)
+        levels = _levels(items[i][0], hints, tiers)
         counts["scaf/no_hint"] += not levels
         for level, (tier, text) in enumerate(levels):
             question = _hints.with_hint(items[i][0], template, tier=tier, hint=text)
@@ -143,10 +144,19 @@ def _check(
 rescued.check = _check  # type: ignore[attr-defined]
 
 
-def _levels(hints: tp.Mapping[str, tp.Sequence[str]], tiers: tuple[str, ...]) -> list[Level]:
-    """What is said at each level, the least revealing first."""
-    return [
-        (tier, " ".join(hints[tier][: n + 1]))
-        for tier in tiers
-        for n in range(len(hints.get(tier, ())))
-    ]
+def _levels(prompt: Prompt, key: str, tiers: tuple[str, ...]) -> list[Level]:
+    """What is said at each level, the least revealing first. Raises: ValueError."""
+    hints, levels = prompt.meta.get(key) or {}, []
+    for tier in tiers if isinstance(hints, dict) else ():
+        parts = hints.get(tier) or []
+        parts = [parts] if isinstance(parts, str) else parts
+        if not isinstance(parts, list | tuple) or not all(isinstance(x, str) for x in parts):
+            hints = None
+            break
+        levels += [(tier, " ".join(parts[: n + 1])) for n in range(len(parts))]
+    if not isinstance(hints, dict):
+        raise ValueError(
+            f"rescued: {key!r} of the prompt {prompt.id!r} is {prompt.meta[key]!r:.80}, expected "
+            "{tier: [parts]}, each a text"
+        )
+    return levels

@@ -216,7 +216,8 @@ def _belongs(prompt: base.Prompt, s: dict[str, tp.Any]) -> bool:
     return base.split_of(base.asked(prompt), s["eval_fraction"], s["seed"]) == s["split"]
 
 
-_FIELD = re.compile(r"\{([A-Za-z_][\w.]*)\}")
+_FIELD = re.compile(r"\{\s*([^{}]*?)\s*\}")
+_NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def _columns(s: dict[str, tp.Any]) -> tuple[str, ...]:
@@ -235,14 +236,16 @@ def _prompt(row: tp.Any, s: dict[str, tp.Any], name: str, place: str) -> base.Pr
         if s["system"] and chat[0]["role"] != "system":
             chat = ({"role": "system", "content": s["system"]}, *chat)
     elif s["prompt_template"]:
-        text = _FIELD.sub(lambda match: _text(_field(row, match[1])), s["prompt_template"])
+        text = _FIELD.sub(lambda match: _text(row, match), s["prompt_template"])
+        if not text.strip():
+            raise _RowError(f"prompt_template: got {text!r:.80}, expected a text")
         chat = base.chat(text, s["system"])
     else:
         text = _field(row, s["prompt"])
         if not isinstance(text, str) or not text.strip():
             raise _RowError(f"field {s['prompt']!r}: got {text!r:.80}, expected a text")
         chat = base.chat(text, s["system"])
-    return base.Prompt(
+    prompt = base.Prompt(
         id=f"{name}:{_field(row, s['id'])}" if s["id"] else place,
         messages=chat,
         answer=_answer(row, s) if s["answer"] else None,
@@ -250,6 +253,12 @@ def _prompt(row: tp.Any, s: dict[str, tp.Any], name: str, place: str) -> base.Pr
         verifier=s["verifier"],
         task=name,
     )
+    try:
+        json.dumps([prompt.id, chat, prompt.answer, prompt.meta], ensure_ascii=False).encode()
+    except UnicodeEncodeError as e:  # "\\ud800" of JSON: no tokenizer takes it, no file holds it
+        found = e.object[e.start : e.end]
+        raise _RowError(f"a lone surrogate, {found!r}, which is no character") from e
+    return prompt
 
 
 def _field(row: dict[str, tp.Any], name: str) -> tp.Any:
@@ -276,6 +285,11 @@ def _messages(value: tp.Any, column: str) -> tuple[dict[str, str], ...]:
             f"field {column!r}: got {value!r:.80}, expected a list of "
             '{"role": text, "content": text}'
         )
+    if value[-1]["role"] == "assistant":
+        raise _RowError(
+            f"field {column!r}: the last message is the assistant's, {value[-1]['content']!r:.80}; "
+            "expected the user's: a reply is what is sampled behind it"
+        )
     return tuple({key: m[key] for key in keys} for m in value)
 
 
@@ -300,8 +314,17 @@ def _answer(row: dict[str, tp.Any], s: dict[str, tp.Any]) -> tp.Any:
     return found
 
 
-def _text(value: tp.Any) -> str:
-    """A column as text for a template; lists line by line."""
+def _text(row: dict[str, tp.Any], match: re.Match[str]) -> str:
+    """A column as text for a template, lists line by line; braces around no name as they are.
+
+    Raises: _RowError.
+    """
+    name = match[1]
+    if name not in row and not _NAME.fullmatch(name):
+        return match[0]  # such as that of \\boxed{}
+    value = _field(row, name)
+    if value is None:
+        raise _RowError(f"field {name!r}: got None, expected a text for prompt_template")
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -323,7 +346,7 @@ def _jsonl_rows(path: str, columns: tuple[str, ...]) -> Rows:
                 yield where, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as e:
                 yield where, _RowError(f"not UTF-8: {e}")
-            except ValueError as e:
+            except (ValueError, RecursionError) as e:
                 cut = "" if line.endswith(b"\n") else " (the last line; was the file cut off?)"
                 yield where, _RowError(f"not JSON: {e}{cut}")
 
