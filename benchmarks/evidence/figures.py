@@ -17,6 +17,8 @@ if tp.TYPE_CHECKING:
     from benchmarks.evidence.claims import Claim, Effect
     from benchmarks.evidence.effects import Json
 SMOOTH = 5  # steps
+HINTS = ("one seed", "one run", "bootstrap alone", "an identity")  # of verdicts
+HOLLOW = "hollow: one seed, or a hint"
 PANELS = 3  # of verdicts, at most
 STYLES = ("-", "--", ":")
 DECIDED = {"not reproduced": "#D55E00", "reproduced": "#009E73", "undecided": "#E69F00"}
@@ -50,7 +52,7 @@ def every_effect(claims: collections.abc.Sequence[Claim]) -> tp.Any:
         axes.set_title(f"difference from the baseline, {what}", fontsize=10)
     for word, colour in [*DECIDED.items(), ("not judged", NEITHER)]:
         every[0].plot([], [], "o", color=colour, label=word)
-    every[0].plot([], [], "o", color=NEITHER, markerfacecolor="white", label="hollow: one seed")
+    every[0].plot([], [], "o", color=NEITHER, markerfacecolor="white", label=HOLLOW)
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
@@ -221,7 +223,7 @@ def _intervals(axes: tp.Any, effects: list[tuple[str, tp.Any]]) -> None:
     for i, (_, effect) in enumerate(effects):
         said = next((c for word, c in DECIDED.items() if word in effect.verdict), NEITHER)
         axes.plot([effect.low, effect.high], [i, i], color=said, linewidth=2)
-        fill = "white" if "one seed" in effect.verdict or "one run" in effect.verdict else said
+        fill = "white" if any(word in effect.verdict for word in HINTS) else said
         axes.plot([effect.mean], [i], "o", color=said, markerfacecolor=fill, markersize=5)
     axes.axvline(0.0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(effects)), [name for name, _ in effects], fontsize=8)
