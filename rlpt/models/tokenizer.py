@@ -109,9 +109,7 @@ class Tokenizer:
         try:
             ids = list(self.backend.encode(text, add_special_tokens=add_special).ids)
         except TypeError as e:
-            raise ValueError(
-                f"got {text!r:.80}, expected a text without lone surrogates, of no character"
-            ) from e
+            raise ValueError(f"got {text!r:.80}, expected a text without lone surrogates") from e
         if self.limit is not None and max(ids, default=0) >= self.limit:
             i = max(ids)
             raise ValueError(

@@ -147,16 +147,13 @@ rescued.check = _check  # type: ignore[attr-defined]
 def _levels(prompt: Prompt, key: str, tiers: tuple[str, ...]) -> list[Level]:
     """What is said at each level, the least revealing first. Raises: ValueError."""
     hints, levels = prompt.meta.get(key) or {}, []
-    for tier in tiers if isinstance(hints, dict) else ():
-        parts = hints.get(tier) or []
+    for tier in tiers:
+        parts = (hints.get(tier) or []) if isinstance(hints, dict) else None
         parts = [parts] if isinstance(parts, str) else parts
         if not isinstance(parts, list | tuple) or not all(isinstance(x, str) for x in parts):
-            hints = None
-            break
+            raise ValueError(
+                f"rescued: {key!r} of the prompt {prompt.id!r} is {hints!r:.80}, expected "
+                "{tier: [parts]}, each a text"
+            )
         levels += [(tier, " ".join(parts[: n + 1])) for n in range(len(parts))]
-    if not isinstance(hints, dict):
-        raise ValueError(
-            f"rescued: {key!r} of the prompt {prompt.id!r} is {prompt.meta[key]!r:.80}, expected "
-            "{tier: [parts]}, each a text"
-        )
     return levels
