@@ -82,6 +82,7 @@ def test_the_home_directory_may_be_written_short(tmp_path, monkeypatch):
         load("~/none")
 
 
+@pytest.mark.slow
 def test_evaluate_all_three_sources(workdir, tmp_path):
     config = ("--config", TOY)
     rlpt("export", "--workdir", workdir, "--out", tmp_path / "hf")

@@ -76,7 +76,7 @@ def outputs(precision, params, chunk=2**24):
     return jax.jit(jax.value_and_grad(total, has_aux=True))(params)
 
 
-@pytest.mark.parametrize("chunk", [2**24, 200])
+@pytest.mark.parametrize("chunk", [pytest.param(2**24, marks=pytest.mark.slow), 200])
 def test_model_with_rounded_factors_is_near_the_exact_one_and_not_the_same(chunk):
     params = transformer.init_params(CFG, jax.random.key(0))
     (_, exact), exact_grads = outputs("default", params, chunk)

@@ -213,7 +213,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert steps == list(range(1, step + 2))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGHUP]
+)
 def test_a_stop_with_nobody_to_read_it_leaves_a_checkpoint(number, tmp_path):
     """`rlpt train | tee log`: Ctrl-C ends tee as well."""
     process = start(tmp_path, dict(steps=400))
@@ -456,7 +458,7 @@ def test_a_second_language_model_has_the_ratio_to_itself(tmp_path):
     assert second["still/kl_old"] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("epochs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_nor_is_the_ratio_of_another_model_to_what_sampled_its_rows(epochs, tmp_path):
     """Rows of the batch that was ahead bring the policy's log-probs, which are not its own."""
     term = (dict(surrogate="surrogates.ppo_clip"),)
