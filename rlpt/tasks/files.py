@@ -255,7 +255,7 @@ def _prompt(row: tp.Any, s: dict[str, tp.Any], name: str, place: str) -> base.Pr
     )
     try:
         json.dumps([prompt.id, chat, prompt.answer, prompt.meta], ensure_ascii=False).encode()
-    except UnicodeEncodeError as e:  # "\\ud800" of JSON: no tokenizer takes it, no file holds it
+    except UnicodeEncodeError as e:  # "\ud800" of JSON: no tokenizer takes it, no file holds it
         found = e.object[e.start : e.end]
         raise _RowError(f"a lone surrogate, {found!r}, which is no character") from e
     return prompt
@@ -321,7 +321,7 @@ def _text(row: dict[str, tp.Any], match: re.Match[str]) -> str:
     """
     name = match[1]
     if name not in row and not _NAME.fullmatch(name):
-        return match[0]  # such as that of \\boxed{}
+        return match[0]  # such as those of \boxed{}
     value = _field(row, name)
     if value is None:
         raise _RowError(f"field {name!r}: got None, expected a text for prompt_template")
